@@ -1,0 +1,145 @@
+"""Every conversion, resize, pad and flip of boxes.
+
+Inside roikit a box is xyxy, absolute pixels of the stored (upright) picture, origin top-left, 0-based,
+right and bottom edge exclusive. Other formats exist only at the edges. Arrays are (N, 4), N may be 0;
+functions return new float arrays and never change their input. Nothing here knows images or torch.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Boxes = npt.NDArray[np.floating[Any]]
+
+
+def as_boxes(boxes: npt.ArrayLike) -> Boxes:
+    """Return `boxes` as a float64 (N, 4) array; an empty list gives (0, 4)."""
+    array = np.asarray(boxes, dtype=np.float64)
+    return array.reshape(0, 4) if array.size == 0 else array.reshape(-1, 4)
+
+
+def xywh_to_xyxy(boxes_xywh: npt.ArrayLike) -> Boxes:
+    """Turn x, y, width, height into corners; units and origin stay as they are."""
+    boxes = as_boxes(boxes_xywh)
+    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+
+
+def xyxy_to_xywh(boxes_xyxy: npt.ArrayLike) -> Boxes:
+    """Turn corners into x, y, width, height."""
+    boxes = as_boxes(boxes_xyxy)
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+
+
+def inclusive_to_exclusive(boxes_xyxy: npt.ArrayLike, *, one_based: bool) -> Boxes:
+    """Turn corners that include their last pixel into half-open ones.
+
+    Source: PASCAL VOC and Flickr30k Entities XML write 1-based inclusive integers; then x1 and y1 lose
+    the 1 and x2 and y2 keep it.
+    """
+    shift = np.array([-1.0, -1.0, 0.0, 0.0]) if one_based else np.array([0.0, 0.0, 1.0, 1.0])
+    return as_boxes(boxes_xyxy) + shift
+
+
+def clip(boxes_xyxy: npt.ArrayLike, image_wh: tuple[int, int]) -> Boxes:
+    """Clip to the picture; a box outside it comes back with no area."""
+    boxes = as_boxes(boxes_xyxy)
+    width, height = image_wh
+    return np.clip(boxes, 0.0, np.array([width, height, width, height], dtype=np.float64))
+
+
+def areas(boxes_xyxy: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """(N,) areas in square pixels; 0 for a box turned inside out."""
+    boxes = as_boxes(boxes_xyxy)
+    return np.clip(boxes[:, 2:] - boxes[:, :2], 0.0, None).prod(axis=1)
+
+
+def scale(boxes_xyxy: npt.ArrayLike, *, from_wh: tuple[int, int], to_wh: tuple[int, int]) -> Boxes:
+    """Move boxes from a picture of one size to the same picture at another, axis by axis."""
+    sx, sy = to_wh[0] / from_wh[0], to_wh[1] / from_wh[1]
+    return as_boxes(boxes_xyxy) * np.array([sx, sy, sx, sy])
+
+
+def normalise(boxes_xyxy: npt.ArrayLike, image_wh: tuple[int, int]) -> Boxes:
+    """Divide by the picture's own width and height: 0 to 1 on both axes."""
+    return scale(boxes_xyxy, from_wh=image_wh, to_wh=(1, 1))
+
+
+def denormalise(boxes_xyxy_norm: npt.ArrayLike, image_wh: tuple[int, int]) -> Boxes:
+    """Turn fractions of width and height into pixels."""
+    return scale(boxes_xyxy_norm, from_wh=(1, 1), to_wh=image_wh)
+
+
+def flip_horizontal(boxes_xyxy: npt.ArrayLike, width: int) -> Boxes:
+    """Mirror left and right."""
+    boxes = as_boxes(boxes_xyxy)
+    return np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
+
+
+def orient(boxes_xyxy: npt.ArrayLike, stored_wh: tuple[int, int], orientation: int) -> Boxes:
+    """Move boxes from a file's pixels to the upright picture of its EXIF orientation (1 to 8).
+
+    Args:
+        boxes_xyxy: (N, 4) in pixels of the file as stored.
+        stored_wh: width and height of the file as stored, before it is turned.
+        orientation: EXIF tag 0x0112; 1 leaves the boxes as they are.
+    """
+    x0, y0, x1, y1 = as_boxes(boxes_xyxy).T
+    width, height = stored_wh
+    corners = {
+        1: (x0, y0, x1, y1),
+        2: (width - x1, y0, width - x0, y1),
+        3: (width - x1, height - y1, width - x0, height - y0),
+        4: (x0, height - y1, x1, height - y0),
+        5: (y0, x0, y1, x1),
+        6: (height - y1, x0, height - y0, x1),
+        7: (height - y1, width - x1, height - y0, width - x0),
+        8: (y0, width - x1, y1, width - x0),
+    }
+    return np.stack(corners[orientation], axis=1)
+
+
+def iou_matrix(boxes_a_xyxy: npt.ArrayLike, boxes_b_xyxy: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """(N, M) intersection over union; 0 where both boxes are empty."""
+    a, b = as_boxes(boxes_a_xyxy), as_boxes(boxes_b_xyxy)
+    top_left = np.maximum(a[:, None, :2], b[None, :, :2])
+    bottom_right = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    intersection = np.clip(bottom_right - top_left, 0.0, None).prod(axis=2)
+    union = areas(a)[:, None] + areas(b)[None, :] - intersection
+    return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resize:
+    """How a picture was brought to a model's input, so that its boxes can follow (and come back)."""
+
+    scale_xy: tuple[float, float]  #: input pixels per picture pixel
+    offset_xy: tuple[float, float]  #: input pixels left of and above the picture
+
+    def apply(self, boxes_xyxy: npt.ArrayLike) -> Boxes:
+        """Boxes in picture pixels to boxes in input pixels."""
+        return as_boxes(boxes_xyxy) * np.tile(self.scale_xy, 2) + np.tile(self.offset_xy, 2)
+
+    def invert(self, boxes_xyxy: npt.ArrayLike) -> Boxes:
+        """Boxes in input pixels to boxes in picture pixels."""
+        return (as_boxes(boxes_xyxy) - np.tile(self.offset_xy, 2)) / np.tile(self.scale_xy, 2)
+
+
+def letterbox(image_wh: tuple[int, int], side: int) -> tuple[Resize, tuple[int, int]]:
+    """Fit a picture into a square, keeping its aspect ratio, centred.
+
+    Returns:
+        The resize, and the (width, height) of the picture inside the square, each at least 1.
+    """
+    width, height = image_wh
+    factor = side / max(width, height)
+    inner_wh = (max(1, round(width * factor)), max(1, round(height * factor)))
+    offset = ((side - inner_wh[0]) // 2, (side - inner_wh[1]) // 2)
+    scale_xy = (inner_wh[0] / width, inner_wh[1] / height)
+    return Resize(scale_xy=scale_xy, offset_xy=(float(offset[0]), float(offset[1]))), inner_wh
+
+
+def squash(image_wh: tuple[int, int], side: int) -> tuple[Resize, tuple[int, int]]:
+    """Stretch a picture to a square, each axis by its own factor, as GPT4RoI does it."""
+    return Resize(scale_xy=(side / image_wh[0], side / image_wh[1]), offset_xy=(0.0, 0.0)), (side, side)

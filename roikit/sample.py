@@ -1,0 +1,242 @@
+"""The record: one image of one dataset and split, with everything said about it there.
+
+Stored as canonical JSON (fields in declaration order, no spaces) beside the untouched image bytes.
+Decoding is strict: an unknown or missing field is an error that names its path. Nothing here reads
+images or files. Schema rule: new fields have defaults, types never change.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Literal, get_args
+
+import msgspec
+
+from roikit.errors import ValidationError
+from roikit.mentions import mentioned
+
+SCHEMA_VERSION = 1
+
+Task = Literal[
+    "category",
+    "refer",
+    "caption",
+    "grounded-caption",
+    "image-caption",
+    "dialogue",
+    "reasoning-all",
+    "reasoning-single",
+    "reasoning-multi",
+    "choice",
+]
+TASKS: tuple[str, ...] = get_args(Task)
+
+
+class Rle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A mask in COCO's compressed run-length form."""
+
+    size: tuple[int, int]  #: height, width in pixels
+    counts: str
+
+
+class Image(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The picture. Width and height are those of the upright picture."""
+
+    file: str  #: path below the image root, as the dataset names it
+    native_id: str  #: the same for one photo wherever it occurs, e.g. `coco:9`, `vg:2317`
+    width: int  #: pixels
+    height: int  #: pixels
+    sha256: str  #: of the stored bytes, hex
+    orientation: int = 1  #: EXIF orientation kept in the bytes; readers apply it
+
+
+class Region(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A part of the picture: always a box, perhaps a mask or a point beside it."""
+
+    box_xyxy: tuple[float, float, float, float]  #: pixels, right and bottom edge exclusive
+    label: str | None = None  #: class or object name, as a person would say it
+    origin: Literal["annotation", "detector", "user"] = "annotation"
+    native_id: str | None = None
+    score: float | None = None  #: detector confidence, 0 to 1
+    mask_rle: Rle | None = None
+    point_xy: tuple[float, float] | None = None  #: pixels
+    is_context: bool = False  #: known, but spoken of by no conversation
+
+
+class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One utterance. `<region1>` in the text is `regions[0]` of the sample."""
+
+    role: Literal["user", "assistant"]
+    text: str
+    phrasing: str | None = None  #: the family of wordings this text was drawn from
+
+
+class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where in the dataset's own files a conversation comes from."""
+
+    file: str
+    record: str
+
+
+class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A multiple-choice question: the options that could follow the conversation's last user turn."""
+
+    question_id: str  #: joins the steps of one question
+    step: Literal["answer", "rationale"]
+    options: tuple[str, ...]  #: texts, with mentions, in the source's order
+    answer: int | None = None  #: 0-based index of the right one; None where it is not published
+
+
+class Conversation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Alternating turns, user first; ends with the assistant, or with the user where `choice` is set."""
+
+    id: str
+    task: Task
+    independent: bool  #: exchanges do not lean on each other: they may be shuffled and capped
+    source: Source
+    turns: tuple[Turn, ...]
+    choice: Choice | None = None
+
+
+class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What made this sample."""
+
+    converter: str  #: name@version
+    phrasing: str  #: hash of the wordings
+    seed: int
+
+
+class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One image with its regions and conversations."""
+
+    schema: int
+    key: str  #: no dots: a dot would split a WebDataset key
+    dataset: str
+    split: str
+    image: Image
+    regions: tuple[Region, ...]
+    conversations: tuple[Conversation, ...]
+    provenance: Provenance
+
+
+class Rejection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A record that could not become part of a sample, and why."""
+
+    code: str  #: stable, e.g. `E_BOX_OUTSIDE`
+    message: str
+    source: Source
+    native_id: str | None = None  #: of the image, where it is known
+
+
+class Example(msgspec.Struct, frozen=True):
+    """What the stream hands to a trainer: one conversation, its sample, and the picture's bytes."""
+
+    sample: Sample
+    conversation: Conversation
+    image_bytes: bytes
+    position: int  #: place in the epoch's order, from 0
+    epoch: int
+    source: str  #: name of the mixture's entry it was drawn from
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Sample)
+
+
+def encode_sample(sample: Sample) -> bytes:
+    """Return the canonical JSON bytes of `sample`."""
+    return _encoder.encode(sample)
+
+
+def decode_sample(data: bytes) -> Sample:
+    """Read JSON bytes back.
+
+    Raises:
+        ValidationError: not JSON, a field missing, unknown or of the wrong type; names its path.
+    """
+    try:
+        return _decoder.decode(data)
+    except msgspec.DecodeError as error:
+        raise ValidationError(f"sample: {error}") from error
+
+
+def exchanges(conversation: Conversation) -> Iterator[tuple[Turn, Turn]]:
+    """Yield (user, assistant) pairs; a last user turn without an answer is left out."""
+    turns = conversation.turns
+    for i in range(0, len(turns) - 1, 2):
+        yield turns[i], turns[i + 1]
+
+
+def validate_sample(sample: Sample) -> None:
+    """Check everything the types alone do not say.
+
+    Raises:
+        ValidationError: the first broken rule, its message starting with the path of the value.
+    """
+    if sample.schema != SCHEMA_VERSION:
+        raise ValidationError(f"schema: expected {SCHEMA_VERSION}, got {sample.schema}")
+    if not sample.key or "." in sample.key or "/" in sample.key:
+        raise ValidationError(f"key: expected text without dots or slashes, got `{sample.key}`")
+    width, height = sample.image.width, sample.image.height
+    if width < 1 or height < 1:
+        raise ValidationError(f"image: expected a size of at least 1 x 1, got {width} x {height}")
+    if not 1 <= sample.image.orientation <= 8:
+        raise ValidationError(f"image.orientation: expected 1 to 8, got {sample.image.orientation}")
+    for i, region in enumerate(sample.regions):
+        _check_region(region, f"regions[{i}]", width, height)
+    used: set[int] = set()
+    if not sample.conversations:
+        raise ValidationError("conversations: expected at least one, got none")
+    for i, conversation in enumerate(sample.conversations):
+        used |= _check_conversation(conversation, f"conversations[{i}]", len(sample.regions))
+    for i, region in enumerate(sample.regions):
+        if region.is_context == (i + 1 in used):
+            said = "is mentioned but marked as context" if region.is_context else "is never mentioned"
+            raise ValidationError(f"regions[{i}]: {said}")
+
+
+def _check_region(region: Region, path: str, width: int, height: int) -> None:
+    x0, y0, x1, y1 = region.box_xyxy
+    if not all(map(math.isfinite, region.box_xyxy)):
+        raise ValidationError(f"{path}.box_xyxy: expected finite numbers, got {region.box_xyxy}")
+    if x0 >= x1:
+        raise ValidationError(f"{path}.box_xyxy: expected x0 < x1, got {x0} >= {x1}")
+    if y0 >= y1:
+        raise ValidationError(f"{path}.box_xyxy: expected y0 < y1, got {y0} >= {y1}")
+    if x0 < 0 or y0 < 0 or x1 > width or y1 > height:
+        raise ValidationError(
+            f"{path}.box_xyxy: expected a box inside {width} x {height}, got {region.box_xyxy}"
+        )
+
+
+def _check_conversation(conversation: Conversation, path: str, num_regions: int) -> set[int]:
+    turns = conversation.turns
+    if not turns:
+        raise ValidationError(f"{path}.turns: expected at least one, got none")
+    for j, turn in enumerate(turns):
+        expected = "user" if j % 2 == 0 else "assistant"
+        if turn.role != expected:
+            raise ValidationError(f"{path}.turns[{j}].role: expected `{expected}`, got `{turn.role}`")
+        if not turn.text.strip():
+            raise ValidationError(f"{path}.turns[{j}].text: expected text, got none")
+    ends_with = "user" if conversation.choice is not None else "assistant"
+    if turns[-1].role != ends_with:
+        raise ValidationError(f"{path}.turns: expected the last to be `{ends_with}`'s")
+    texts = {f"turns[{j}].text": turn.text for j, turn in enumerate(turns)}
+    choice = conversation.choice
+    if (choice is None) == (conversation.task == "choice"):
+        raise ValidationError(f"{path}.choice: expected it on task `choice` and there only")
+    if choice is not None:
+        texts |= {f"choice.options[{j}]": option for j, option in enumerate(choice.options)}
+        if len(choice.options) < 2:
+            raise ValidationError(f"{path}.choice.options: expected two or more")
+        if choice.answer is not None and not 0 <= choice.answer < len(choice.options):
+            raise ValidationError(f"{path}.choice.answer: {choice.answer} is no option's index")
+    used: set[int] = set()
+    for name, text in texts.items():
+        for number in mentioned(text):
+            if number > num_regions:
+                raise ValidationError(
+                    f"{path}.{name}: `<region{number}>` does not exist, the sample has {num_regions}"
+                )
+            used.add(number)
+    return used
