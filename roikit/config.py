@@ -1,0 +1,199 @@
+"""Recipes: what a model is built from and how each stage trains it.
+
+A recipe is a TOML file with a table `[model]` and one table a stage (`[align]`, `[stage1]`,
+`[stage2]`). Unknown keys are refused with the nearest known one. Every default stands here and nowhere
+else; a run saves its recipe resolved.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from roikit.errors import UsageError
+
+STAGES = ("align", "stage1", "stage2")
+_RECIPES = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelRecipe:
+    """What the model is built from."""
+
+    vision: str = "plain"  #: `plain`, `efficientnet-lite0`, or a Hugging Face ViT (hub name or path)
+    vision_width: int = 128  #: of `plain`: channels
+    vision_depth: int = 1  #: of `plain`: attention layers
+    vision_layers: tuple[int, ...] = (-2,)  #: of a ViT: hidden states that become feature levels
+    language: str = "scratch"  #: `scratch`, `smollm2-135m` (its package), or a hub name or path
+    language_width: int = 192  #: of `scratch`: hidden size
+    language_layers: int = 3  #: of `scratch`
+    language_heads: int = 6  #: of `scratch`
+    vocabulary: int = 4096  #: of `scratch`: largest number of tokens to learn from the training text
+    chat_template: str = ""  #: file with a marked template, for tokenizers whose own is unknown
+    region_encoder: str = "replay"  #: name in roikit/model/regions.py
+    region_grid: int = 3  #: k; a region takes k*k tokens
+    box_embedding: bool = True  #: embed the box beside its features
+    image_size: int = 224  #: side of the square input, pixels
+    image_mode: str = "pad"  #: `pad` keeps the aspect ratio, `squash` stretches
+    image_grid: int = 14  #: the picture takes image_grid * image_grid tokens
+    seed: int = 0  #: of the random weights
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageRecipe:
+    """How one stage trains."""
+
+    mix: str = ""  #: sources and weights, `vcr:reasoning-single=2,vg=1`
+    train: tuple[str, ...] = ()  #: parts that learn: vision_tower projector region_encoder language_model
+    steps: int = 0  #: optimiser steps; 0: as many as `epochs` take
+    epochs: float = 1.0  #: passes over the mixture, where `steps` is 0
+    batch_size: int = 8  #: conversations a step and process
+    accumulation: int = 1  #: batches a step
+    optimizer: str = "adamw"  #: `adamw`, or `muon` for matrices with AdamW for the rest
+    lr: float = 2e-5  #: peak learning rate of AdamW
+    lr_muon: float = 0.02  #: peak learning rate of Muon
+    weight_decay: float = 0.0  #: not applied to norms, biases and embeddings
+    warmup: float = 0.03  #: steps if 1 or more, else a share of all steps
+    grad_clip: float = 1.0  #: largest norm of the gradient; 0: no limit
+    max_tokens: int = 2048  #: tokens a conversation, picture and regions included
+    max_exchanges: int = 0  #: exchanges drawn from an independent list; 0: all
+    dtype: str = "bf16"  #: `bf16` (autocast) or `fp32`
+    gradient_checkpointing: bool = False
+    save_every: int = 200  #: steps between checkpoints
+    keep: int = 2  #: checkpoints kept beside the latest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """One stage of a preset, resolved."""
+
+    name: str
+    stage: str
+    model: ModelRecipe = field(default_factory=ModelRecipe)
+    run: StageRecipe = field(default_factory=StageRecipe)
+    seed: int = 0  #: of the data's order
+
+    def to_toml(self) -> str:
+        """The resolved recipe as TOML, which `load_recipe` reads back."""
+        model = _table("model", asdict(self.model))
+        return f"seed = {self.seed}\n\n{model}\n{_table(self.stage, asdict(self.run))}"
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes inside the package."""
+    return sorted(path.stem for path in _RECIPES.glob("*.toml"))
+
+
+def load_recipe(name: str, *, stage: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe by name or path and apply overrides.
+
+    Args:
+        name: a preset's name (`tiny`) or a path to a TOML file.
+        stage: one of `STAGES`.
+        overrides: `table.key=value` with a TOML value (quotes may be left out), where the table is
+            `model` or a stage's name; also `seed=1`.
+
+    Raises:
+        UsageError: no such recipe, table or key, or a value of the wrong type.
+    """
+    path = Path(name) if name.endswith(".toml") else _RECIPES / f"{name}.toml"
+    if not path.is_file():
+        raise UsageError(
+            f"recipe `{name}`: no such file or preset", hint=f"presets: {', '.join(recipe_names())}"
+        )
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path}: {error}") from error
+    for override in overrides:
+        _override(tables, override)
+    allowed = ("seed", "model", *STAGES)
+    for table in tables:
+        if table not in allowed:
+            raise _unknown(f"recipe `{name}`: `{table}`", table, allowed)
+    if stage not in tables:
+        raise UsageError(
+            f"recipe `{name}`: has no stage `{stage}`",
+            hint=f"it has: {', '.join(t for t in STAGES if t in tables) or 'none'}",
+        )
+    for other in STAGES:  # an override of a stage that is not run now is still checked
+        if other in tables:
+            _build(StageRecipe, tables[other], other)
+    seed = tables.get("seed", 0)
+    if not isinstance(seed, int):
+        raise UsageError(f"seed: expected a whole number, got `{seed}`")
+    return Recipe(
+        name=path.stem,
+        stage=stage,
+        model=_build(ModelRecipe, tables.get("model", {}), "model"),
+        run=_build(StageRecipe, tables[stage], stage),
+        seed=seed,
+    )
+
+
+def _override(tables: dict[str, Any], text: str) -> None:
+    key, separator, raw = text.partition("=")
+    if not separator:
+        raise UsageError(f"--set {text}: expected `table.key=value`")
+    try:
+        value = tomllib.loads(f"v = {raw.strip()}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = raw.strip()  # a bare word is text
+    table, dot, name = key.strip().rpartition(".")
+    if not dot:
+        tables[name] = value
+    else:
+        tables.setdefault(table, {})[name] = value
+
+
+def _build(kind: Any, values: Mapping[str, Any], table: str) -> Any:
+    known = {f.name: f for f in fields(kind)}
+    arguments = {}
+    defaults = kind()
+    for key, value in values.items():
+        if key not in known:
+            raise _unknown(f"{table}.{key}", key, known)
+        default = getattr(defaults, key)
+        arguments[key] = _checked(value, default, f"{table}.{key}")
+    return kind(**arguments)
+
+
+def _checked(value: Any, default: Any, path: str) -> Any:
+    if isinstance(default, bool) or isinstance(value, bool):
+        fits = isinstance(default, bool) and isinstance(value, bool)
+    elif isinstance(default, float):
+        fits = isinstance(value, int | float)
+        value = float(value) if fits else value
+    elif isinstance(default, tuple):
+        fits = isinstance(value, list)
+        value = tuple(value) if fits else value
+    else:
+        fits = isinstance(value, type(default))
+    if not fits:
+        raise UsageError(
+            f"{path}: expected a value like `{_toml(default)}`, got `{value}`"
+        )
+    return value
+
+
+def _unknown(what: str, key: str, known: Any) -> UsageError:
+    near = difflib.get_close_matches(key, list(known), n=1)
+    hint = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(known)}"
+    return UsageError(f"{what}: unknown key", hint=hint)
+
+
+def _table(name: str, values: Mapping[str, Any]) -> str:
+    return f"[{name}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in values.items())
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(_toml, value))}]"
+    return repr(value)

@@ -1,0 +1,207 @@
+"""The region-aware vision-language model, as a Hugging Face model.
+
+Image and region placeholders in `input_ids` are replaced by features; the rest is the language model's.
+Shape suffixes: B batch, C channels, D width, K tokens a region, R regions of the batch, T tokens.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from roikit.errors import RoikitError
+from roikit.model.configuration import RoikitConfig
+from roikit.model.regions import ReplayEncoder, build_encoder
+from roikit.model.vision import build_tower
+
+_FIRST_STEP_ONLY = ("pixel_values", "region_boxes", "region_image_index")
+
+
+class RoikitForConditionalGeneration(PreTrainedModel, GenerationMixin):
+    """Vision tower, image projector, region encoder and language model."""
+
+    config_class = RoikitConfig
+    base_model_prefix = "language_model"
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _skip_keys_device_placement = ("past_key_values",)
+
+    def __init__(self, config: RoikitConfig) -> None:
+        super().__init__(config)
+        self.vision_tower = build_tower(config.vision)
+        channels = sum(self.vision_tower.channels)
+        width = config.text_config.hidden_size
+        self.projector = nn.Sequential(
+            nn.LayerNorm(channels), nn.Linear(channels, width), nn.GELU(), nn.Linear(width, width)
+        )
+        self.region_encoder = build_encoder(
+            config.region_encoder,
+            in_channels=channels,
+            width=width,
+            grid=config.region_grid,
+            box_embedding=config.box_embedding,
+        )
+        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self._tied_weights_keys = _tied_keys(self.language_model)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        # Only what a checkpoint lacks comes here; submodules bring their own initialisation.
+        if isinstance(module, ReplayEncoder):
+            module.reset_parameters()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The language model's."""
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Set the language model's."""
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The language model's."""
+        return self.language_model.get_output_embeddings()
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        """Set the language model's."""
+        self.language_model.set_output_embeddings(value)
+
+    def image_features(self, levels: list[Tensor]) -> Tensor:
+        """Image tokens (B, grid * grid, D), row by row: every level averaged onto one grid."""
+        grid = self.config.image_grid
+        maps = [level if level.shape[-1] == grid else _resize(level, grid) for level in levels]
+        features = self.projector(torch.cat(maps, dim=1).flatten(2).transpose(1, 2))
+        return features if isinstance(features, Tensor) else features[0]
+
+    def embed(
+        self,
+        input_ids: Tensor,
+        pixel_values: Tensor | None,
+        region_boxes: Tensor | None,
+        region_image_index: Tensor | None,
+    ) -> Tensor:
+        """Token embeddings (B, T, D) with image and region features in their places.
+
+        Raises:
+            RoikitError: placeholders and features differ in number.
+        """
+        embeds_BTD = self.get_input_embeddings()(input_ids)
+        if pixel_values is None:
+            return embeds_BTD
+        tower_type = next(self.vision_tower.parameters()).dtype
+        levels = self.vision_tower(pixel_values.to(tower_type))
+        image_tokens = self.image_features(levels)
+        embeds_BTD = _scatter(embeds_BTD, input_ids == self.config.image_token_id, image_tokens, "image")
+        if region_boxes is not None and len(region_boxes):
+            region_tokens = self.region_encoder(
+                levels, region_boxes, region_image_index, self.projector
+            )
+        else:
+            region_tokens = embeds_BTD.new_zeros((0, self.config.num_region_tokens, embeds_BTD.shape[2]))
+        return _scatter(
+            embeds_BTD, input_ids == self.config.region_token_id, region_tokens, "region"
+        )
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        region_boxes: Tensor | None = None,
+        region_image_index: Tensor | None = None,
+        labels: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Run the model.
+
+        Args:
+            input_ids: (B, T) with placeholders.
+            attention_mask: (B, T), 0 on padding.
+            pixel_values: (B, 3, S, S) normalised; None once the picture is in the cache.
+            region_boxes: (R, 4) xyxy, fractions of the input square, in order of their tokens.
+            region_image_index: (R,) index into the batch, not decreasing.
+            labels: (B, T), -100 where nothing is learned; aligned with `input_ids`.
+            inputs_embeds: (B, T, D) instead of `input_ids`.
+            logits_to_keep: as in transformers.
+            num_items_in_batch: number of labels to divide the summed loss by (accumulation).
+            **kwargs: handed to the language model.
+
+        Returns:
+            Loss (with labels) and logits; with labels, logits only of the columns in which some row has
+            a label, since a large vocabulary makes the rest the costliest part of a step.
+        """
+        if inputs_embeds is None:
+            if input_ids is None:
+                raise RoikitError("forward: expected `input_ids` or `inputs_embeds`, got neither")
+            inputs_embeds = self.embed(input_ids, pixel_values, region_boxes, region_image_index)
+        targets = None
+        if labels is not None:
+            targets = F.pad(labels[:, 1:], (0, 1), value=-100)
+            logits_to_keep = (targets != -100).any(dim=0).nonzero().squeeze(1)
+            targets = targets[:, logits_to_keep]
+        output = self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            logits_to_keep=logits_to_keep,
+            **kwargs,
+        )
+        loss = None
+        if targets is not None:
+            total = F.cross_entropy(
+                output.logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100, reduction="sum"
+            )
+            count = (targets != -100).sum() if num_items_in_batch is None else num_items_in_batch
+            loss = total / count
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=output.logits,
+            past_key_values=output.past_key_values,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
+
+    def prepare_inputs_for_generation(
+        self, *args: Any, is_first_iteration: bool = False, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Hand picture and boxes to the first step only: later ones have them in the cache."""
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(
+            *args, is_first_iteration=is_first_iteration, **kwargs
+        )
+        if not is_first_iteration and kwargs.get("use_cache", True):
+            for name in _FIRST_STEP_ONLY:
+                inputs[name] = None
+        return inputs
+
+
+def _tied_keys(language_model: PreTrainedModel) -> Any:
+    """The language model's tied weights under this model's names."""
+    keys = getattr(language_model, "_tied_weights_keys", None) or {}
+    return {f"language_model.{k}": f"language_model.{v}" for k, v in dict(keys).items()}
+
+
+def _resize(level: Tensor, grid: int) -> Tensor:
+    """Average onto a coarser grid, interpolate onto a finer one."""
+    if level.shape[-1] > grid:
+        return F.adaptive_avg_pool2d(level, grid)
+    return F.interpolate(level.float(), size=grid, mode="bilinear").to(level.dtype)
+
+
+def _scatter(embeds_BTD: Tensor, mask_BT: Tensor, features: Tensor, what: str) -> Tensor:
+    """Put features, in order, where the mask is set."""
+    flat = features.reshape(-1, embeds_BTD.shape[-1]).to(embeds_BTD.dtype)
+    if int(mask_BT.sum()) != len(flat):
+        raise RoikitError(
+            f"{what} tokens: the prompt has {int(mask_BT.sum())} places, the features are {len(flat)}"
+        )
+    if not len(flat):
+        return embeds_BTD
+    return embeds_BTD.masked_scatter(mask_BT[:, :, None].expand_as(embeds_BTD), flat)

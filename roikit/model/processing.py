@@ -1,0 +1,219 @@
+"""From prompts to the model's inputs, in training, evaluation and chat alike.
+
+A picture and its boxes go through one function together. Tokens come with a mask of the assistant's
+words, from the chat template's generation marks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import ProcessorMixin
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from roikit import boxes as box_ops
+from roikit.prompt import IMAGE_TOKEN, REGION_TOKEN, Prompt, Rendered, render, split_guards
+from roikit.prompt import special_token_names
+from roikit.sample import Region
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Encoded:
+    """One conversation, ready to be put into a batch."""
+
+    input_ids: list[int]
+    assistant_mask: list[bool]  #: True on the assistant's words and end-of-turn tokens
+    region_order: tuple[int, ...]  #: record numbers of the regions, in order of their tokens
+
+
+class RoikitProcessor(ProcessorMixin):
+    """Tokenizer, picture transform and prompt renderer of a model.
+
+    Args:
+        tokenizer: fast, with a marked chat template and the two placeholder tokens.
+        image_size: side of the square input, pixels.
+        image_mode: `pad` keeps the aspect ratio (letterbox), `squash` stretches as GPT4RoI does.
+        image_mean: a channel, of values 0 to 1.
+        image_std: a channel.
+        num_image_tokens: tokens of a picture.
+        num_region_tokens: tokens of a region.
+    """
+
+    attributes = ["tokenizer"]  # noqa: RUF012 (the base class's form)
+    tokenizer_class = "AutoTokenizer"
+
+    def __init__(
+        self,
+        tokenizer: Any = None,
+        image_size: int = 224,
+        image_mode: str = "pad",
+        image_mean: Sequence[float] = (0.5, 0.5, 0.5),
+        image_std: Sequence[float] = (0.5, 0.5, 0.5),
+        num_image_tokens: int = 196,
+        num_region_tokens: int = 9,
+        **kwargs: Any,
+    ) -> None:
+        self.image_size = image_size
+        self.image_mode = image_mode
+        self.image_mean = list(image_mean)
+        self.image_std = list(image_std)
+        self.num_image_tokens = num_image_tokens
+        self.num_region_tokens = num_region_tokens
+        super().__init__(tokenizer, **kwargs)
+        if tokenizer is not None:
+            self.image_token_id: int = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+            self.region_token_id: int = tokenizer.convert_tokens_to_ids(REGION_TOKEN)
+            self.special_tokens = special_token_names(tokenizer)
+
+    def transform(
+        self, image: npt.NDArray[np.uint8], boxes_xyxy: npt.ArrayLike
+    ) -> tuple[Tensor, Tensor]:
+        """Bring a picture and its boxes to the input square together.
+
+        Args:
+            image: (H, W, 3) RGB, upright.
+            boxes_xyxy: (N, 4) pixels of that picture.
+
+        Returns:
+            (3, S, S) uint8, and (N, 4) float32 fractions of the square, within 0 to 1.
+        """
+        height, width = image.shape[:2]
+        fit = box_ops.squash if self.image_mode == "squash" else box_ops.letterbox
+        resize, (inner_width, inner_height) = fit((width, height), self.image_size)
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+        if (inner_height, inner_width) != (height, width):
+            pixels = F.interpolate(
+                pixels[None], (inner_height, inner_width), mode="bicubic", antialias=True
+            )[0]
+        if (inner_height, inner_width) != (self.image_size, self.image_size):
+            left, top = (int(offset) for offset in resize.offset_xy)
+            square = torch.empty((3, self.image_size, self.image_size), dtype=torch.uint8)
+            # the mean colour becomes zero once normalised
+            square[:] = torch.tensor([round(255 * m) for m in self.image_mean])[:, None, None]
+            square[:, top : top + inner_height, left : left + inner_width] = pixels
+            pixels = square
+        boxes = np.clip(resize.apply(boxes_xyxy) / self.image_size, 0.0, 1.0)
+        return pixels, torch.from_numpy(boxes.astype(np.float32))
+
+    def normalise(self, pixels_B3SS: Tensor) -> Tensor:
+        """(B, 3, S, S) uint8 to float32, with the tower's mean and deviation."""
+        shape = (1, 3, 1, 1)
+        mean = torch.tensor(self.image_mean, device=pixels_B3SS.device).view(shape)
+        std = torch.tensor(self.image_std, device=pixels_B3SS.device).view(shape)
+        return (pixels_B3SS.float() / 255 - mean) / std
+
+    def encode(self, rendered: Rendered, *, add_generation_prompt: bool = False) -> Encoded:
+        """Tokenise chat messages; placeholders come out as many as the model needs."""
+        texts, spans = render_jinja_template(
+            conversations=[[dict(message) for message in rendered.messages]],
+            chat_template=self.tokenizer.chat_template,
+            return_assistant_tokens_mask=True,
+            add_generation_prompt=add_generation_prompt,
+            **self.tokenizer.special_tokens_map,
+        )
+        ids: list[int] = []
+        mask: list[bool] = []
+        for piece, start, guarded in _pieces(texts[0], rendered.guarded):
+            encoding = self.tokenizer(
+                piece,
+                add_special_tokens=False,
+                return_offsets_mapping=True,
+                split_special_tokens=guarded,
+            )
+            for token, (first, _) in zip(
+                encoding["input_ids"], encoding["offset_mapping"], strict=True
+            ):
+                # a guarded piece lies wholly inside one message: its start decides for all of it
+                place = start if guarded else start + first
+                spoken = any(a <= place < b for a, b in spans[0])
+                count = self._expansion(token)
+                ids += [token] * count
+                mask += [spoken] * count
+        return Encoded(input_ids=ids, assistant_mask=mask, region_order=rendered.region_order)
+
+    def _expansion(self, token: int) -> int:
+        if token == self.image_token_id:
+            return self.num_image_tokens
+        return self.num_region_tokens if token == self.region_token_id else 1
+
+    def encode_prompt(self, prompt: Prompt, *, options: Sequence[str] = ()) -> Encoded:
+        """Tokenise a prompt up to where the assistant speaks."""
+        rendered = render(
+            prompt.turns,
+            num_regions=len(prompt.regions),
+            special_tokens=self.special_tokens,
+            options=options,
+        )
+        return self.encode(rendered, add_generation_prompt=True)
+
+    def __call__(self, prompts: Sequence[Prompt], *, left_pad: bool = True) -> dict[str, Tensor]:  # type: ignore[override]
+        """Turn prompts into the arguments of `generate`.
+
+        Returns:
+            input_ids, attention_mask, pixel_values, region_boxes, region_image_index.
+        """
+        return self.batch(prompts, [self.encode_prompt(p) for p in prompts], left_pad=left_pad)
+
+    def batch(
+        self, prompts: Sequence[Prompt], encoded: Sequence[Encoded], *, left_pad: bool = True
+    ) -> dict[str, Tensor]:
+        """Pad encoded prompts and transform their pictures."""
+        pixels, boxes, index = [], [], []
+        for i, (prompt, encoding) in enumerate(zip(prompts, encoded, strict=True)):
+            spoken_of = ordered_boxes(prompt.regions, encoding.region_order)
+            picture, placed = self.transform(prompt.image, spoken_of)
+            pixels.append(picture)
+            boxes.append(placed)
+            index += [i] * len(placed)
+        input_ids, attention_mask = pad(
+            [e.input_ids for e in encoded], value=self.pad_token_id, left=left_pad
+        )
+        return {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "pixel_values": self.normalise(torch.stack(pixels)),
+            "region_boxes": torch.cat(boxes),
+            "region_image_index": torch.tensor(index, dtype=torch.long),
+        }
+
+    @property
+    def pad_token_id(self) -> int:
+        """Id that fills rows up; masked wherever it stands."""
+        pad_id = self.tokenizer.pad_token_id
+        return cast(int, self.tokenizer.eos_token_id if pad_id is None else pad_id)
+
+
+def ordered_boxes(regions: Sequence[Region], region_order: Sequence[int]) -> npt.NDArray[np.float64]:
+    """(N, 4) pixel boxes of the regions a prompt introduces, in order of their tokens."""
+    return box_ops.as_boxes([regions[n - 1].box_xyxy for n in region_order])
+
+
+def pad(rows: Sequence[Sequence[int]], *, value: int, left: bool) -> tuple[Tensor, Tensor]:
+    """(B, T) rows filled up to the longest, and the mask that is 1 where there was something."""
+    longest = max(map(len, rows))
+    filled = torch.full((len(rows), longest), value, dtype=torch.long)
+    mask = torch.zeros((len(rows), longest), dtype=torch.long)
+    for i, row in enumerate(rows):
+        place = slice(longest - len(row), longest) if left else slice(0, len(row))
+        filled[i, place] = torch.tensor(row, dtype=torch.long)
+        mask[i, place] = 1
+    return filled, mask
+
+
+def _pieces(text: str, guarded: Sequence[str]) -> list[tuple[str, int, bool]]:
+    """(text, where it starts in the rendered string, whether it is a guarded literal)."""
+    pieces = []
+    position = 0
+    for piece, index in split_guards(text):
+        if index is None:
+            pieces.append((piece, position, False))
+            position += len(piece)
+        else:
+            pieces.append((guarded[index], position, True))
+            position += len(str(index)) + 2  # the guard itself, between its two marks
+    return pieces

