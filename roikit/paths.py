@@ -1,0 +1,27 @@
+"""Where things lie when no option says otherwise: sources, shards and runs, below one home.
+
+The home is the working directory, or what the environment variable `ROIKIT_HOME` names.
+"""
+
+import os
+from pathlib import Path
+
+
+def home() -> Path:
+    """Return `ROIKIT_HOME`, or the working directory as `.`."""
+    return Path(os.environ.get("ROIKIT_HOME") or ".")
+
+
+def source_dir(dataset: str) -> Path:
+    """Return where a dataset's official files are looked for."""
+    return home() / "data" / dataset
+
+
+def shards_dir() -> Path:
+    """Return where conversion writes and everything else reads."""
+    return home() / "data" / "shards"
+
+
+def runs_dir() -> Path:
+    """Return where training and evaluation write."""
+    return home() / "runs"
