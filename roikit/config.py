@@ -22,7 +22,9 @@ _RECIPES = Path(__file__).parent / "recipes"
 class ModelRecipe:
     """What the model is built from."""
 
-    vision: str = "plain"  #: `plain`, `efficientnet-lite0`, or a Hugging Face ViT (hub name or path)
+    vision: str = (
+        "plain"  #: `plain`, `efficientnet-lite0`, or a Hugging Face ViT (hub name or path)
+    )
     vision_width: int = 128  #: of `plain`: channels
     vision_depth: int = 1  #: of `plain`: attention layers
     vision_layers: tuple[int, ...] = (-2,)  #: of a ViT: hidden states that become feature levels
@@ -30,7 +32,9 @@ class ModelRecipe:
     language_width: int = 192  #: of `scratch`: hidden size
     language_layers: int = 3  #: of `scratch`
     language_heads: int = 6  #: of `scratch`
-    vocabulary: int = 4096  #: of `scratch`: largest number of tokens to learn from the training text
+    vocabulary: int = (
+        4096  #: of `scratch`: largest number of tokens to learn from the training text
+    )
     chat_template: str = ""  #: file with a marked template, for tokenizers whose own is unknown
     region_encoder: str = "replay"  #: name in roikit/model/regions.py
     region_grid: int = 3  #: k; a region takes k*k tokens
@@ -46,7 +50,9 @@ class StageRecipe:
     """How one stage trains."""
 
     mix: str = ""  #: sources and weights, `vcr:reasoning-single=2,vg=1`
-    train: tuple[str, ...] = ()  #: parts that learn: vision_tower projector region_encoder language_model
+    train: tuple[
+        str, ...
+    ] = ()  #: parts that learn: vision_tower projector region_encoder language_model
     steps: int = 0  #: optimiser steps; 0: as many as `epochs` take
     epochs: float = 1.0  #: passes over the mixture, where `steps` is 0
     batch_size: int = 8  #: conversations a step and process
@@ -172,9 +178,7 @@ def _checked(value: Any, default: Any, path: str) -> Any:
     else:
         fits = isinstance(value, type(default))
     if not fits:
-        raise UsageError(
-            f"{path}: expected a value like `{_toml(default)}`, got `{value}`"
-        )
+        raise UsageError(f"{path}: expected a value like `{_toml(default)}`, got `{value}`")
     return value
 
 

@@ -97,13 +97,17 @@ class RoikitForConditionalGeneration(PreTrainedModel, GenerationMixin):
         tower_type = next(self.vision_tower.parameters()).dtype
         levels = self.vision_tower(pixel_values.to(tower_type))
         image_tokens = self.image_features(levels)
-        embeds_BTD = _scatter(embeds_BTD, input_ids == self.config.image_token_id, image_tokens, "image")
+        embeds_BTD = _scatter(
+            embeds_BTD, input_ids == self.config.image_token_id, image_tokens, "image"
+        )
         if region_boxes is not None and len(region_boxes):
             region_tokens = self.region_encoder(
                 levels, region_boxes, region_image_index, self.projector
             )
         else:
-            region_tokens = embeds_BTD.new_zeros((0, self.config.num_region_tokens, embeds_BTD.shape[2]))
+            region_tokens = embeds_BTD.new_zeros(
+                (0, self.config.num_region_tokens, embeds_BTD.shape[2])
+            )
         return _scatter(
             embeds_BTD, input_ids == self.config.region_token_id, region_tokens, "region"
         )
@@ -157,7 +161,10 @@ class RoikitForConditionalGeneration(PreTrainedModel, GenerationMixin):
         loss = None
         if targets is not None:
             total = F.cross_entropy(
-                output.logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100, reduction="sum"
+                output.logits.flatten(0, 1).float(),
+                targets.flatten(),
+                ignore_index=-100,
+                reduction="sum",
             )
             count = (targets != -100).sum() if num_items_in_batch is None else num_items_in_batch
             loss = total / count

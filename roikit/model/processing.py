@@ -188,7 +188,9 @@ class RoikitProcessor(ProcessorMixin):
         return cast(int, self.tokenizer.eos_token_id if pad_id is None else pad_id)
 
 
-def ordered_boxes(regions: Sequence[Region], region_order: Sequence[int]) -> npt.NDArray[np.float64]:
+def ordered_boxes(
+    regions: Sequence[Region], region_order: Sequence[int]
+) -> npt.NDArray[np.float64]:
     """(N, 4) pixel boxes of the regions a prompt introduces, in order of their tokens."""
     return box_ops.as_boxes([regions[n - 1].box_xyxy for n in region_order])
 

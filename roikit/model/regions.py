@@ -68,7 +68,9 @@ class ReplayEncoder(nn.Module):
         box_embedding: add an embedding of the box's place and size.
     """
 
-    _FREQUENCIES = 6  # of sine and cosine features a coordinate: wavelengths from 2 to 1/16 of the side
+    _FREQUENCIES = (
+        6  # of sine and cosine features a coordinate: wavelengths from 2 to 1/16 of the side
+    )
 
     def __init__(self, in_channels: int, width: int, grid: int, box_embedding: bool = True) -> None:
         super().__init__()

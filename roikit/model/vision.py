@@ -132,7 +132,13 @@ class PlainTower(nn.Module):
         self.position = nn.Parameter(torch.zeros(1, width, side, side))
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
-                width, max(1, width // 32), 2 * width, 0.0, "gelu", batch_first=True, norm_first=True
+                width,
+                max(1, width // 32),
+                2 * width,
+                0.0,
+                "gelu",
+                batch_first=True,
+                norm_first=True,
             )
             for _ in range(depth)
         )
