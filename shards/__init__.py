@@ -1,0 +1,1 @@
+"""Shards on disk: write, commit, verify, list, and stream them in a reproducible order."""

@@ -1,0 +1,82 @@
+"""Files that appear whole or not at all, and locks between processes.
+
+A file is written under a temporary name in its own folder, flushed to the disk, then renamed: a
+reader, or a rerun after `kill -9`, finds the old file, the new file or none, never a part of one.
+"""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from roikit.errors import UsageError
+
+_TEMPORARY = ".tmp-"
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a new file that takes `path`'s place when the block ends without an error.
+
+    The temporary file carries the process id, so that two processes that (wrongly) make the same
+    file do not write into each other's; it is removed on an error and left behind by `kill -9`.
+    """
+    temporary = temporary_path(path)
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        put_in_place(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def temporary_path(path: Path) -> Path:
+    """Return the name that `path` is written under before it is renamed."""
+    return path.with_name(f".{path.name}{_TEMPORARY}{os.getpid()}")
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Rename a finished file and make the rename itself durable."""
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a small file in one step."""
+    with replacing(path) as file:
+        file.write(data)
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Return the temporary files that interrupted writers left in `folder`, sorted."""
+    return sorted(path for path in folder.glob(f".*{_TEMPORARY}*") if path.is_file())
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold an exclusive lock on the file `path` (made when missing) against other processes.
+
+    The lock ends with the process that holds it, however it ends. The file itself stays.
+
+    Raises:
+        UsageError: `wait` is false and somebody else holds the lock.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            raise UsageError(
+                f"{path}: another process holds this lock",
+                hint="wait for it to end, then run again",
+            ) from error
+        yield

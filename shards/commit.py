@@ -1,0 +1,281 @@
+"""Claim a split's folder, and declare its shards a dataset.
+
+`dataset.json` is written last, by rename. Without it there is no dataset: readers refuse the
+folder, however many shards lie in it. Knows nothing of what the shards hold beyond what their
+sidecars say.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from roikit.errors import CorruptSampleError, RoikitError, UsageError
+from shards import merkle
+from shards.atomic import leftovers, locked, write_bytes
+from shards.index import build_index
+from shards.layout import (
+    COMMIT_NAME,
+    CONVERSATIONS_INDEX_NAME,
+    FORMAT_VERSION,
+    PLAN_MARK_NAME,
+    SAMPLES_INDEX_NAME,
+    commit_path,
+    shard_stem,
+    split_dir,
+    split_prefix,
+)
+from shards.sidecar import ShardInfo, read_info
+
+LOCK_NAME = ".lock"
+
+
+class SourceFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file of the dataset that the plan read."""
+
+    path: str  #: as the user gave it, or below the source folder
+    bytes: int
+    sha256: str | None = None
+
+
+class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """How and when the shards were made. No part of their identity."""
+
+    roikit: str  #: version
+    started: str  #: ISO 8601, UTC
+    seconds: float
+    workers: int
+    engine: str = "process"
+    command: str | None = None
+
+
+class ShardEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One shard, as the commit lists it."""
+
+    stem: str
+    samples: int
+    tar_bytes: int
+    merkle_root: str
+
+
+class DatasetInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A committed split: the content of `dataset.json`."""
+
+    format: int
+    dataset: str
+    split: str
+    plan_hash: str
+    merkle_root: str  #: over the shards' roots; names the split's content
+    samples: int
+    regions: int
+    conversations: int
+    exchanges: int
+    tar_bytes: int
+    tasks: dict[str, int]  #: conversations by task
+    rejections: dict[str, int]  #: rejected records by code
+    settings: dict[str, Any]  #: of the conversion, as the converter gave them
+    source_files: list[SourceFile] = []
+    run: RunInfo | None = None
+    shards: list[ShardEntry]
+
+
+def claim_split(
+    root: Path | str, dataset: str, split: str, *, plan_hash: str, overwrite: bool = False
+) -> Path:
+    """Make a split's folder ready for the shards of one plan and return it.
+
+    Shards of the same plan stay: they are what a rerun need not make again. A `dataset.json` of the
+    same plan stays too.
+
+    Raises:
+        UsageError: the folder holds another plan's shards (or files like them) and `overwrite` is
+            false.
+    """
+    folder = split_dir(root, dataset, split)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / LOCK_NAME):
+        other = _other_plan(folder, dataset, split, plan_hash)
+        if other is not None:
+            if not overwrite:
+                raise UsageError(
+                    f"{folder}: {other}",
+                    hint="choose another --out, or give --overwrite to replace these shards",
+                )
+            _clear(folder, dataset, split)
+        write_bytes(folder / PLAN_MARK_NAME, plan_hash.encode())
+    return folder
+
+
+def commit_dataset(
+    root: Path | str,
+    dataset: str,
+    split: str,
+    *,
+    num_shards: int,
+    plan_hash: str,
+    settings: Mapping[str, Any],
+    source_files: Sequence[SourceFile] = (),
+    run: RunInfo | None = None,
+) -> DatasetInfo:
+    """Build the index, write `dataset.json`, and return what stands in it.
+
+    Everything is read from the sidecars' footers; no member is opened or hashed again. Running it
+    again with the same shards gives the same index and, but for `run`, the same `dataset.json`.
+
+    Args:
+        root: the shards' root folder.
+        dataset: the dataset's name.
+        split: the split's name.
+        num_shards: how many shards the plan has; shards 0 to num_shards - 1 must be finished.
+        plan_hash: the plan's; every sidecar must carry it.
+        settings: whatever the conversion depended on, JSON-encodable.
+        source_files: what the plan read.
+        run: how and when this was made.
+
+    Raises:
+        RoikitError: a shard is missing or of another plan.
+    """
+    folder = split_dir(root, dataset, split)
+    with locked(folder / LOCK_NAME):
+        infos = [_finished(folder, dataset, split, i, plan_hash) for i in range(num_shards)]
+        _remove_strays(folder, dataset, split, num_shards)
+        merkle_root = merkle.root([merkle.leaf(info.stem, info.merkle_root) for info in infos])
+        build_index(folder, num_shards, dataset=dataset, split=split, merkle_root=merkle_root)
+        committed = DatasetInfo(
+            format=FORMAT_VERSION,
+            dataset=dataset,
+            split=split,
+            plan_hash=plan_hash,
+            merkle_root=merkle_root,
+            samples=sum(info.samples for info in infos),
+            regions=sum(info.regions for info in infos),
+            conversations=sum(info.conversations for info in infos),
+            exchanges=sum(info.exchanges for info in infos),
+            tar_bytes=sum(info.tar_bytes for info in infos),
+            tasks=_total(info.tasks for info in infos),
+            rejections=_total(info.rejections for info in infos),
+            settings=dict(settings),
+            source_files=list(source_files),
+            run=run,
+            shards=[
+                ShardEntry(
+                    stem=info.stem,
+                    samples=info.samples,
+                    tar_bytes=info.tar_bytes,
+                    merkle_root=info.merkle_root,
+                )
+                for info in infos
+            ],
+        )
+        text = msgspec.json.format(msgspec.json.encode(committed), indent=2)
+        write_bytes(folder / COMMIT_NAME, text + b"\n")
+    return committed
+
+
+def load_dataset(root: Path | str, dataset: str, split: str) -> DatasetInfo:
+    """Read a committed split's `dataset.json`.
+
+    Raises:
+        UsageError: there is no such committed split below `root`, or it is of another format
+            version.
+    """
+    path = commit_path(root, dataset, split)
+    if not path.is_file():
+        there = ", ".join(f"`{info.dataset}@{info.split}`" for info in list_datasets(root))
+        state = "its shards are unfinished" if path.parent.is_dir() else "no such dataset and split"
+        raise UsageError(
+            f"{path.parent}: {state} (no `{COMMIT_NAME}`)",
+            hint=f"here are {there}" if there else "`roikit convert` makes shards",
+        )
+    return _read(path)
+
+
+def list_datasets(root: Path | str) -> list[DatasetInfo]:
+    """Return every committed split below `root`, by name; none where `root` is missing."""
+    return [_read(path) for path in sorted(Path(root).glob(f"*/*/{COMMIT_NAME}"))]
+
+
+def _read(path: Path) -> DatasetInfo:
+    try:
+        info = msgspec.json.decode(path.read_bytes(), type=DatasetInfo)
+    except (OSError, msgspec.DecodeError) as error:
+        raise UsageError(f"{path}: cannot read this commit: {error}") from error
+    if info.format != FORMAT_VERSION:
+        raise UsageError(
+            f"{path}: expected shard format {FORMAT_VERSION}, found {info.format}",
+            hint="convert the dataset again with this version of roikit",
+        )
+    return info
+
+
+def _finished(folder: Path, dataset: str, split: str, index: int, plan_hash: str) -> ShardInfo:
+    """Return shard `index`'s info; check that it is this plan's and that its tar is there."""
+    stem = shard_stem(dataset, split, index)
+    hint = "run the conversion again; finished shards are kept"
+    try:
+        info = read_info(folder / f"{stem}.parquet")
+        tar_bytes = (folder / f"{stem}.tar").stat().st_size
+    except (OSError, CorruptSampleError) as error:
+        raise RoikitError(
+            f"{folder / stem}: this shard is not finished: {error}", hint=hint
+        ) from error
+    if info.plan_hash != plan_hash:
+        raise RoikitError(f"{folder / stem}: this shard was made by another plan", hint=hint)
+    if tar_bytes != info.tar_bytes:
+        raise RoikitError(
+            f"{folder / stem}.tar: expected {info.tar_bytes} bytes, found {tar_bytes}", hint=hint
+        )
+    return info
+
+
+def _shard_files(folder: Path, dataset: str, split: str) -> list[Path]:
+    """Return the tars and sidecars named like this split's, sorted."""
+    pattern = f"{split_prefix(dataset, split)}-{'[0-9]' * 6}"
+    return sorted([*folder.glob(f"{pattern}.tar"), *folder.glob(f"{pattern}.parquet")])
+
+
+def _other_plan(folder: Path, dataset: str, split: str, plan_hash: str) -> str | None:
+    """Say which file shows that the folder is another plan's, if one does."""
+    mark = folder / PLAN_MARK_NAME
+    if mark.is_file() and mark.read_text() != plan_hash:
+        return "holds the shards of another plan (other sources or settings)"
+    commit = folder / COMMIT_NAME
+    if commit.is_file() and _read(commit).plan_hash != plan_hash:
+        return f"`{COMMIT_NAME}` is of another plan (other sources or settings)"
+    for path in _shard_files(folder, dataset, split):
+        if path.suffix == ".parquet":
+            try:
+                is_ours = read_info(path).plan_hash == plan_hash
+            except CorruptSampleError:
+                is_ours = mark.is_file()
+            if not is_ours:
+                return f"`{path.name}` is of another plan (other sources or settings)"
+        elif not mark.is_file() and not path.with_suffix(".parquet").is_file():
+            return f"`{path.name}` is not from an unfinished run of this plan"
+    return None
+
+
+def _clear(folder: Path, dataset: str, split: str) -> None:
+    """Remove a split's files, the commit first: at no moment does it stand over missing shards."""
+    for name in (COMMIT_NAME, SAMPLES_INDEX_NAME, CONVERSATIONS_INDEX_NAME):
+        (folder / name).unlink(missing_ok=True)
+    for path in [*_shard_files(folder, dataset, split), *leftovers(folder)]:
+        path.unlink(missing_ok=True)
+    (folder / PLAN_MARK_NAME).unlink(missing_ok=True)
+
+
+def _remove_strays(folder: Path, dataset: str, split: str, num_shards: int) -> None:
+    """Remove what interrupted runs left: temporary files, and tars past the plan's last shard."""
+    stems = {shard_stem(dataset, split, i) for i in range(num_shards)}
+    strays = [path for path in _shard_files(folder, dataset, split) if path.stem not in stems]
+    for path in [*strays, *leftovers(folder)]:
+        path.unlink(missing_ok=True)
+
+
+def _total(counts: Any) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for count in counts:
+        total.update(count)
+    return dict(sorted(total.items()))

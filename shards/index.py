@@ -1,0 +1,202 @@
+"""What the stream needs of a split, in two Arrow files that are mapped, not read.
+
+`samples.arrow` holds about 48 bytes a sample: in which shard it lies, where, and what it must hash
+to. `conversations.arrow` holds 7 bytes a conversation: its sample, its place there, its task. Both
+are derived from the sidecars, in shard order, and carry the Merkle root of the split they belong
+to. Start-up touches these and `dataset.json` only, never an annotation file or a sidecar.
+"""
+
+import hashlib
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from roikit.errors import CorruptSampleError, UsageError
+from roikit.sample import TASKS
+from shards import sidecar
+from shards.atomic import replacing
+from shards.layout import (
+    CONVERSATIONS_INDEX_NAME,
+    FORMAT_VERSION,
+    SAMPLES_INDEX_NAME,
+    parse_key,
+    shard_stem,
+    split_dir,
+)
+
+_SAMPLES = pa.schema(
+    [
+        ("shard", pa.uint32()),
+        ("number", pa.uint32()),  # the digits of the key; ascends
+        ("image_offset", pa.uint64()),  # of the data, from the tar's start
+        ("image_length", pa.uint32()),
+        ("json_length", pa.uint32()),  # the record stands one header after the picture's last block
+        ("image_hash", pa.uint64()),  # first 8 bytes of the sha256, big-endian; so the next
+        ("json_hash", pa.uint64()),
+        ("native_hash", pa.uint64()),  # of the native id's UTF-8 bytes
+    ]
+)
+_CONVERSATIONS = pa.schema(
+    [
+        ("sample", pa.uint32()),
+        ("ordinal", pa.uint16()),
+        ("task", pa.uint8()),
+    ]  # task: place in `tasks`
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SplitIndex:
+    """A split's index, mapped: read-only views of the files, one entry a sample or conversation."""
+
+    root: Path
+    dataset: str
+    split: str
+    merkle_root: str
+    shard: npt.NDArray[np.uint32]
+    number: npt.NDArray[np.uint32]
+    image_offset: npt.NDArray[np.uint64]
+    image_length: npt.NDArray[np.uint32]
+    json_length: npt.NDArray[np.uint32]
+    image_hash: npt.NDArray[np.uint64]
+    json_hash: npt.NDArray[np.uint64]
+    native_hash: npt.NDArray[np.uint64]
+    conversation_sample: npt.NDArray[np.uint32]  #: which sample it belongs to
+    conversation_ordinal: npt.NDArray[np.uint16]  #: which of that sample's conversations it is
+    conversation_task: npt.NDArray[np.uint8]  #: index into `tasks`
+    tasks: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.shard)
+
+    def tar_path(self, row: int) -> Path:
+        """Return the shard that holds sample `row`."""
+        stem = shard_stem(self.dataset, self.split, int(self.shard[row]))
+        return split_dir(self.root, self.dataset, self.split) / f"{stem}.tar"
+
+    def is_task(self, tasks: Collection[str]) -> npt.NDArray[np.bool_]:
+        """Return, for each conversation, whether its task is one of `tasks`."""
+        codes = [code for code, task in enumerate(self.tasks) if task in tasks]
+        return np.isin(self.conversation_task, codes)
+
+
+def short_hash(sha256_hex: str) -> int:
+    """Return the first 8 bytes of a SHA-256 as the index keeps it."""
+    return int(sha256_hex[:16], 16)
+
+
+def native_hash(native_id: str) -> int:
+    """Return what the index keeps of a native id."""
+    return int.from_bytes(hashlib.sha256(native_id.encode()).digest()[:8], "big")
+
+
+def build_index(
+    folder: Path, num_shards: int, *, dataset: str, split: str, merkle_root: str
+) -> None:
+    """Write a split's index from its sidecars.
+
+    Raises:
+        CorruptSampleError: a sidecar is missing or unreadable.
+    """
+    samples: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in _SAMPLES.names}
+    conversations: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in _CONVERSATIONS.names}
+    codes = {task: code for code, task in enumerate(TASKS)}
+    num_samples = 0
+    for shard in range(num_shards):
+        path = folder / f"{shard_stem(dataset, split, shard)}.parquet"
+        table = sidecar.read_rows(path)
+        columns = {
+            "shard": [shard] * table.num_rows,
+            "number": [parse_key(key)[1] for key in table["key"].to_pylist()],
+            "image_offset": table["image_offset"].to_pylist(),
+            "image_length": table["image_length"].to_pylist(),
+            "json_length": table["json_length"].to_pylist(),
+            "image_hash": [short_hash(value) for value in table["image_sha256"].to_pylist()],
+            "json_hash": [short_hash(value) for value in table["json_sha256"].to_pylist()],
+            "native_hash": [native_hash(value) for value in table["native_id"].to_pylist()],
+        }
+        for name, values in columns.items():
+            samples[name].append(
+                np.array(values, dtype=_SAMPLES.field(name).type.to_pandas_dtype())
+            )
+        nested = table["conversations"].combine_chunks()
+        lengths = (
+            np.diff(nested.offsets.to_numpy()) if table.num_rows else np.zeros(0, dtype=np.int64)
+        )
+        tasks = nested.flatten().field("task").to_pylist()
+        conversations["sample"].append(np.repeat(np.arange(table.num_rows) + num_samples, lengths))
+        starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
+        conversations["ordinal"].append(np.arange(len(tasks)) - starts)
+        conversations["task"].append(np.array([codes[task] for task in tasks]))
+        num_samples += table.num_rows
+    metadata = {"format": str(FORMAT_VERSION), "merkle_root": merkle_root, "tasks": ",".join(TASKS)}
+    _write(folder / SAMPLES_INDEX_NAME, _SAMPLES.with_metadata(metadata), samples)
+    _write(folder / CONVERSATIONS_INDEX_NAME, _CONVERSATIONS.with_metadata(metadata), conversations)
+
+
+def open_index(root: Path | str, dataset: str, split: str, merkle_root: str) -> SplitIndex:
+    """Map a split's index.
+
+    Args:
+        root: the shards' root folder.
+        dataset: the dataset's name.
+        split: the split's name.
+        merkle_root: that of the split's `dataset.json`, which the index must belong to.
+
+    Raises:
+        UsageError: the index is missing or of another commit.
+        CorruptSampleError: it cannot be read.
+    """
+    folder = split_dir(root, dataset, split)
+    samples = _open(folder / SAMPLES_INDEX_NAME, merkle_root)
+    conversations = _open(folder / CONVERSATIONS_INDEX_NAME, merkle_root)
+    return SplitIndex(
+        root=Path(root),
+        dataset=dataset,
+        split=split,
+        merkle_root=merkle_root,
+        **{name: _column(samples, name) for name in _SAMPLES.names},
+        conversation_sample=_column(conversations, "sample"),
+        conversation_ordinal=_column(conversations, "ordinal"),
+        conversation_task=_column(conversations, "task"),
+        tasks=tuple(conversations.schema.metadata[b"tasks"].decode().split(",")),
+    )
+
+
+def _write(path: Path, schema: pa.Schema, columns: dict[str, list[npt.NDArray[Any]]]) -> None:
+    arrays = []
+    for field in schema:
+        dtype = field.type.to_pandas_dtype()
+        parts = [part.astype(dtype) for part in columns[field.name]]
+        arrays.append(pa.array(np.concatenate(parts) if parts else np.zeros(0, dtype=dtype)))
+    # One batch, uncompressed: every column is then one run of bytes that can be used where it lies.
+    batch = pa.RecordBatch.from_arrays(arrays, schema=schema)
+    with replacing(path) as file, pa.ipc.new_file(file, schema) as writer:
+        writer.write_batch(batch)
+
+
+def _open(path: Path, merkle_root: str) -> pa.RecordBatch:
+    hint = "`roikit manifest rebuild` makes the index again from the sidecars"
+    if not path.is_file():
+        raise UsageError(f"{path}: the index is missing", hint=hint)
+    try:
+        batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise CorruptSampleError(f"{path}: cannot read this index: {error}", hint=hint) from error
+    metadata = batch.schema.metadata or {}
+    if metadata.get(b"format") != str(FORMAT_VERSION).encode():
+        raise UsageError(f"{path}: expected an index of format {FORMAT_VERSION}", hint=hint)
+    if metadata.get(b"merkle_root") != merkle_root.encode():
+        raise UsageError(
+            f"{path}: this index belongs to other shards than `dataset.json`", hint=hint
+        )
+    return batch
+
+
+def _column(batch: pa.RecordBatch, name: str) -> Any:
+    return batch.column(name).to_numpy(zero_copy_only=True)

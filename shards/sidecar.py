@@ -1,0 +1,291 @@
+"""The Parquet file beside each tar: what is in it and where, without opening it.
+
+One row a sample, with its regions and conversations nested. The file's key-value metadata holds
+`roikit` (the shard's own facts, `ShardInfo`, as JSON) and `roikit.rejections` (a JSON array of the
+records that were to be in this shard and were rejected). A shard is done when its sidecar is there:
+it is written last.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from roikit.errors import CorruptSampleError
+from roikit.mentions import plain
+from roikit.sample import Conversation, Region, Rejection, exchanges
+from shards.atomic import replacing
+from shards.layout import FORMAT_VERSION
+from shards.writer import BLOCK_BYTES, MemberRow, member_header, shard_root
+
+INFO_KEY = b"roikit"
+REJECTIONS_KEY = b"roikit.rejections"
+
+_REGION = pa.struct(
+    [
+        ("x0", pa.float64()),
+        ("y0", pa.float64()),
+        ("x1", pa.float64()),
+        ("y1", pa.float64()),
+        ("label", pa.string()),
+        ("origin", pa.string()),
+        ("native_id", pa.string()),
+        ("score", pa.float64()),
+        ("is_context", pa.bool_()),
+        ("has_mask", pa.bool_()),
+        ("has_point", pa.bool_()),
+    ]
+)
+_TURN = pa.struct([("role", pa.string()), ("text", pa.string()), ("phrasing", pa.string())])
+_CONVERSATION = pa.struct(
+    [
+        ("id", pa.string()),
+        ("task", pa.string()),
+        ("independent", pa.bool_()),
+        ("source_file", pa.string()),
+        ("source_record", pa.string()),
+        ("num_turns", pa.int32()),
+        ("num_exchanges", pa.int32()),
+        ("words", pa.int32()),
+        ("answer_words", pa.int32()),
+        ("turns", pa.list_(_TURN)),
+        ("question_id", pa.string()),
+        ("step", pa.string()),
+        ("options", pa.list_(pa.string())),
+        ("answer", pa.int32()),
+    ]
+)
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("native_id", pa.string()),
+        ("image_file", pa.string()),
+        ("extension", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("orientation", pa.int8()),
+        ("image_sha256", pa.string()),
+        ("image_offset", pa.int64()),
+        ("image_length", pa.int64()),
+        ("json_sha256", pa.string()),
+        ("json_offset", pa.int64()),
+        ("json_length", pa.int64()),
+        ("converter", pa.string()),
+        ("phrasing", pa.string()),
+        ("seed", pa.int64()),
+        ("regions", pa.list_(_REGION)),
+        ("conversations", pa.list_(_CONVERSATION)),
+    ]
+)
+
+
+class ShardInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What a sidecar says of its shard as a whole."""
+
+    format: int
+    dataset: str
+    split: str
+    stem: str  #: file name without extension
+    plan_hash: str  #: of the plan whose task wrote it
+    merkle_root: str  #: over the members, in the tar's order
+    tar_bytes: int
+    samples: int
+    regions: int
+    conversations: int
+    exchanges: int
+    tasks: dict[str, int]  #: conversations by task
+    rejections: dict[str, int]  #: rejected records by code
+
+
+def write_sidecar(
+    tar_path: Path,
+    rows: Sequence[MemberRow],
+    *,
+    dataset: str,
+    split: str,
+    plan_hash: str,
+    rejections: Sequence[Rejection] = (),
+) -> ShardInfo:
+    """Write the sidecar of the finished shard at `tar_path`, as `<stem>.parquet` next to it.
+
+    Args:
+        tar_path: the tar that `write_shard` returned `rows` for.
+        rows: its rows, in order; may be empty.
+        dataset: the dataset's name, as in the keys.
+        split: the split's name, as in the keys.
+        plan_hash: what a rerun recognises the finished task by.
+        rejections: every record rejected on the way to this shard, by the plan or by the task.
+    """
+    conversations = [c for row in rows for c in row.sample.conversations]
+    info = ShardInfo(
+        format=FORMAT_VERSION,
+        dataset=dataset,
+        split=split,
+        stem=tar_path.stem,
+        plan_hash=plan_hash,
+        merkle_root=shard_root(rows),
+        tar_bytes=tar_path.stat().st_size,
+        samples=len(rows),
+        regions=sum(len(row.sample.regions) for row in rows),
+        conversations=len(conversations),
+        exchanges=sum(_num_exchanges(c) for c in conversations),
+        tasks=_tally(c.task for c in conversations),
+        rejections=_tally(rejection.code for rejection in rejections),
+    )
+    schema = SCHEMA.with_metadata(
+        {INFO_KEY: msgspec.json.encode(info), REJECTIONS_KEY: msgspec.json.encode(list(rejections))}
+    )
+    table = pa.Table.from_pylist([_sample_row(row) for row in rows], schema=schema)
+    with replacing(tar_path.with_suffix(".parquet")) as file:
+        pq.write_table(table, file, compression="zstd")
+    return info
+
+
+def read_info(path: Path) -> ShardInfo:
+    """Read what a sidecar says of its shard, from the file's footer alone.
+
+    Raises:
+        CorruptSampleError: the file is missing, cut, or none of ours.
+    """
+    info: ShardInfo = _decode(path, INFO_KEY, ShardInfo)
+    return info
+
+
+def read_rejections(path: Path) -> list[Rejection]:
+    """Read the shard's rejected records, in the order they were given.
+
+    Raises:
+        CorruptSampleError: the file is missing, cut, or none of ours.
+    """
+    rejections: list[Rejection] = _decode(path, REJECTIONS_KEY, list[Rejection])
+    return rejections
+
+
+def read_rows(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read the shard's rows as an Arrow table, all columns of `SCHEMA` or the named ones.
+
+    Raises:
+        CorruptSampleError: the file is missing, cut, or none of ours.
+    """
+    try:
+        return pq.read_table(path, columns=None if columns is None else list(columns))
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise CorruptSampleError(f"{path}: cannot read this sidecar: {error}") from error
+
+
+def is_done(tar_path: Path, sidecar_path: Path, plan_hash: str) -> bool:
+    """Say whether the shard's task needs not run again.
+
+    True when the sidecar is there with this plan's hash, and the tar has the recorded length and,
+    at every recorded offset, the recorded member's header. Data is not hashed again: `roikit
+    verify` does that.
+    """
+    try:
+        info = read_info(sidecar_path)
+        if info.plan_hash != plan_hash or info.format != FORMAT_VERSION:
+            return False
+        if tar_path.stat().st_size != info.tar_bytes:
+            return False
+        columns = ("key", "extension", "image_offset", "image_length", "json_offset", "json_length")
+        rows = read_rows(sidecar_path, columns).to_pylist()
+        with tar_path.open("rb") as file:
+            for row in rows:
+                for extension, kind in ((row["extension"], "image"), ("json", "json")):
+                    file.seek(row[f"{kind}_offset"] - BLOCK_BYTES)
+                    header = member_header(f"{row['key']}.{extension}", row[f"{kind}_length"])
+                    if file.read(BLOCK_BYTES) != header:
+                        return False
+    except (OSError, CorruptSampleError):
+        return False
+    return True
+
+
+def _decode(path: Path, key: bytes, kind: Any) -> Any:
+    try:
+        metadata = pq.read_metadata(path).metadata or {}
+    except (OSError, pa.ArrowException) as error:
+        raise CorruptSampleError(f"{path}: cannot read this sidecar: {error}") from error
+    if key not in metadata:
+        raise CorruptSampleError(
+            f"{path}: expected metadata `{key.decode()}`, found none: no roikit sidecar"
+        )
+    try:
+        return msgspec.json.decode(metadata[key], type=kind)
+    except msgspec.DecodeError as error:
+        raise CorruptSampleError(f"{path}: metadata `{key.decode()}`: {error}") from error
+
+
+def _sample_row(row: MemberRow) -> dict[str, Any]:
+    sample = row.sample
+    return {
+        "key": sample.key,
+        "native_id": sample.image.native_id,
+        "image_file": sample.image.file,
+        "extension": row.extension,
+        "width": sample.image.width,
+        "height": sample.image.height,
+        "orientation": sample.image.orientation,
+        "image_sha256": sample.image.sha256,
+        "image_offset": row.image_offset,
+        "image_length": row.image_length,
+        "json_sha256": row.json_sha256,
+        "json_offset": row.json_offset,
+        "json_length": row.json_length,
+        "converter": sample.provenance.converter,
+        "phrasing": sample.provenance.phrasing,
+        "seed": sample.provenance.seed,
+        "regions": [_region_row(region) for region in sample.regions],
+        "conversations": [_conversation_row(c) for c in sample.conversations],
+    }
+
+
+def _region_row(region: Region) -> dict[str, Any]:
+    x0, y0, x1, y1 = region.box_xyxy
+    return {
+        "x0": x0,
+        "y0": y0,
+        "x1": x1,
+        "y1": y1,
+        "label": region.label,
+        "origin": region.origin,
+        "native_id": region.native_id,
+        "score": region.score,
+        "is_context": region.is_context,
+        "has_mask": region.mask_rle is not None,
+        "has_point": region.point_xy is not None,
+    }
+
+
+def _conversation_row(conversation: Conversation) -> dict[str, Any]:
+    words = [len(plain(turn.text).split()) for turn in conversation.turns]
+    choice = conversation.choice
+    return {
+        "id": conversation.id,
+        "task": conversation.task,
+        "independent": conversation.independent,
+        "source_file": conversation.source.file,
+        "source_record": conversation.source.record,
+        "num_turns": len(conversation.turns),
+        "num_exchanges": _num_exchanges(conversation),
+        "words": sum(words),
+        "answer_words": sum(words[1::2]),
+        "turns": [msgspec.structs.asdict(turn) for turn in conversation.turns],
+        "question_id": choice.question_id if choice else None,
+        "step": choice.step if choice else None,
+        "options": list(choice.options) if choice else None,
+        "answer": choice.answer if choice else None,
+    }
+
+
+def _num_exchanges(conversation: Conversation) -> int:
+    return sum(1 for _ in exchanges(conversation))
+
+
+def _tally(names: Iterable[str]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for name in names:
+        counts[name] = counts.get(name, 0) + 1
+    return dict(sorted(counts.items()))

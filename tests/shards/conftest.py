@@ -1,0 +1,126 @@
+"""A small dataset of drawn pictures, written through the real writer, sidecar and commit."""
+
+import hashlib
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as PilImage
+
+from roikit.sample import (
+    SCHEMA_VERSION,
+    Choice,
+    Conversation,
+    Image,
+    Provenance,
+    Region,
+    Rejection,
+    Sample,
+    Source,
+    Turn,
+)
+from shards.commit import DatasetInfo, claim_split, commit_dataset
+from shards.layout import sample_key, shard_stem, split_dir
+from shards.sidecar import write_sidecar
+from shards.writer import write_shard
+
+Entry = tuple[Sample, bytes, str]
+
+
+def picture(seed: int, kind: str = "JPEG") -> bytes:
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 255, (24 + seed % 5, 32, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    PilImage.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def make_entry(dataset: str, split: str, number: int, num_conversations: int = 2) -> Entry:
+    kind, extension = ("PNG", "png") if number % 3 == 2 else ("JPEG", "jpg")
+    data = picture(number, kind)
+    source = Source(file="a.json", record=str(number))
+    turns = (
+        Turn(role="user", text="What is <region1>?", phrasing="caption"),
+        Turn(role="assistant", text=f"thing {number} <<region9>"),
+    )
+    conversations = [
+        Conversation(
+            id=f"{number}/{i}", task="caption", independent=True, source=source, turns=turns
+        )
+        for i in range(num_conversations)
+    ]
+    conversations.append(
+        Conversation(
+            id=f"{number}/choice",
+            task="choice",
+            independent=False,
+            source=source,
+            turns=turns[:1],
+            choice=Choice(question_id=str(number), step="answer", options=("a", "b"), answer=0),
+        )
+    )
+    sample = Sample(
+        schema=SCHEMA_VERSION,
+        key=sample_key(dataset, split, number),
+        dataset=dataset,
+        split=split,
+        image=Image(
+            file=f"{number}.{extension}",
+            native_id=f"native:{number}",
+            width=32,
+            height=24 + number % 5,
+            sha256=hashlib.sha256(data).hexdigest(),
+        ),
+        regions=(Region(box_xyxy=(1.0, 2.0, 8.5, 9.0), label="thing"),),
+        conversations=tuple(conversations),
+        provenance=Provenance(converter="made@1", phrasing="0", seed=0),
+    )
+    return sample, data, extension
+
+
+def write_split(
+    root: Path,
+    dataset: str = "made",
+    split: str = "train",
+    *,
+    shard_sizes: tuple[int, ...] = (4, 3),
+    first_number: int = 0,
+    plan_hash: str = "plan-1",
+    num_conversations: int = 2,
+) -> DatasetInfo:
+    claim_split(root, dataset, split, plan_hash=plan_hash)
+    number = first_number
+    for index, num_samples in enumerate(shard_sizes):
+        tar = split_dir(root, dataset, split) / f"{shard_stem(dataset, split, index)}.tar"
+        numbers = range(number, number + num_samples)
+        rows = write_shard(tar, (make_entry(dataset, split, n, num_conversations) for n in numbers))
+        rejection = Rejection(
+            code="E_BOX_OUTSIDE",
+            message="box lies outside",
+            source=Source(file="a.json", record=f"bad-{index}"),
+            native_id="native:999",
+        )
+        write_sidecar(
+            tar, rows, dataset=dataset, split=split, plan_hash=plan_hash, rejections=[rejection]
+        )
+        number += num_samples
+    return commit_dataset(
+        root,
+        dataset,
+        split,
+        num_shards=len(shard_sizes),
+        plan_hash=plan_hash,
+        settings={"seed": 0, "source_files": [{"path": "a.json", "bytes": 7}]},
+    )
+
+
+@pytest.fixture
+def make_split() -> Callable[..., DatasetInfo]:
+    return write_split
+
+
+@pytest.fixture
+def make_sample() -> Callable[..., Entry]:
+    return make_entry
