@@ -1,0 +1,184 @@
+"""From streamed examples to training batches: tokens, labels, pixels, boxes.
+
+Everything drawn here (which exchanges, in which order) comes from a generator seeded by the run's seed,
+the conversation and the epoch, so a batch depends only on its examples.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from roikit.errors import RoikitError
+from roikit.images import decode_rgb
+from roikit.prompt import as_dialogue, render
+from roikit.sample import Conversation, Example, Turn
+
+if TYPE_CHECKING:
+    from roikit.model.processing import Encoded, RoikitProcessor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One conversation as tensors."""
+
+    input_ids: list[int]
+    labels: list[int]  #: -100 where nothing is learned
+    pixels_3SS: Tensor  #: uint8
+    boxes_R4: Tensor  #: float32 xyxy, fractions of the input square, in order of their tokens
+    key: str  #: the sample's, for messages
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """Rows padded to one length; the fields are `forward`'s arguments."""
+
+    input_ids: Tensor  #: (B, T)
+    attention_mask: Tensor  #: (B, T)
+    labels: Tensor  #: (B, T)
+    pixels: Tensor  #: (B, 3, S, S) uint8
+    region_boxes: Tensor  #: (R, 4)
+    region_image_index: Tensor  #: (R,)
+    keys: tuple[str, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens, padding not counted."""
+        return int(self.attention_mask.sum())
+
+    @property
+    def num_labels(self) -> int:
+        """Tokens that the loss counts: the first of a row has nothing before it."""
+        return int((self.labels[:, 1:] != -100).sum())
+
+
+def draw_exchanges(
+    conversation: Conversation, *, limit: int, seed: int, key: str, epoch: int
+) -> Conversation:
+    """Shuffle and cap an independent list of exchanges; any other conversation comes back as it is.
+
+    Args:
+        conversation: of a sample.
+        limit: most exchanges kept; 0 keeps all.
+        seed: the run's.
+        key: the sample's.
+        epoch: another one gives another draw.
+    """
+    if not conversation.independent or len(conversation.turns) <= 2:
+        return conversation
+    text = f"{seed}/{key}/{conversation.id}/{epoch}".encode()
+    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(text).digest()[:8], "little"))
+    order = rng.permutation(len(conversation.turns) // 2)
+    turns: list[Turn] = []
+    for i in order[: limit or None]:
+        turns += conversation.turns[2 * i : 2 * i + 2]
+    return Conversation(
+        id=conversation.id,
+        task=conversation.task,
+        independent=True,
+        source=conversation.source,
+        turns=tuple(turns),
+    )
+
+
+def encode_example(
+    example: Example,
+    processor: "RoikitProcessor",
+    *,
+    max_tokens: int,
+    max_exchanges: int = 0,
+    seed: int = 0,
+) -> Row | None:
+    """Turn an example into a row; a dialogue that is too long loses whole trailing exchanges.
+
+    Returns:
+        None where nothing can be learned: the first exchange alone is too long, or a choice's answer is
+        not published.
+
+    Raises:
+        CorruptSampleError: the picture cannot be decoded.
+    """
+    conversation = as_dialogue(example.conversation)
+    if conversation is None:
+        return None
+    key = example.sample.key
+    conversation = draw_exchanges(
+        conversation, limit=max_exchanges, seed=seed, key=key, epoch=example.epoch
+    )
+    regions = example.sample.regions
+    encoded = _fit(conversation.turns, processor, len(regions), max_tokens)
+    if encoded is None:
+        return None
+    boxes = np.array([regions[n - 1].box_xyxy for n in encoded.region_order]).reshape(-1, 4)
+    pixels, placed = processor.transform(decode_rgb(example.image_bytes), boxes)
+    labels = [
+        token if spoken else -100
+        for token, spoken in zip(encoded.input_ids, encoded.assistant_mask, strict=True)
+    ]
+    return Row(
+        input_ids=encoded.input_ids, labels=labels, pixels_3SS=pixels, boxes_R4=placed, key=key
+    )
+
+
+def _fit(
+    turns: Sequence[Turn], processor: "RoikitProcessor", num_regions: int, max_tokens: int
+) -> "Encoded | None":
+    while turns:
+        rendered = render(turns, num_regions=num_regions, special_tokens=processor.special_tokens)
+        encoded = processor.encode(rendered)
+        if len(encoded.input_ids) <= max_tokens:
+            return encoded
+        # jump close to what fits, then go on one exchange at a time
+        exchanges = len(turns) // 2
+        kept = min(exchanges - 1, max(1, exchanges * max_tokens // len(encoded.input_ids) + 1))
+        turns = turns[: 2 * kept]
+    return None
+
+
+def collate(rows: Sequence[Row], *, pad_token_id: int) -> Batch:
+    """Pad rows on the right and stack them.
+
+    Raises:
+        RoikitError: no rows.
+    """
+    if not rows:
+        raise RoikitError("batch: expected at least one row, got none")
+    longest = max(len(row.input_ids) for row in rows)
+    input_ids = torch.full((len(rows), longest), pad_token_id, dtype=torch.long)
+    labels = torch.full((len(rows), longest), -100, dtype=torch.long)
+    mask = torch.zeros((len(rows), longest), dtype=torch.long)
+    for i, row in enumerate(rows):
+        length = len(row.input_ids)
+        input_ids[i, :length] = torch.tensor(row.input_ids)
+        labels[i, :length] = torch.tensor(row.labels)
+        mask[i, :length] = 1
+    index = [i for i, row in enumerate(rows) for _ in range(len(row.boxes_R4))]
+    return Batch(
+        input_ids=input_ids,
+        attention_mask=mask,
+        labels=labels,
+        pixels=torch.stack([row.pixels_3SS for row in rows]),
+        region_boxes=torch.cat([row.boxes_R4 for row in rows]),
+        region_image_index=torch.tensor(index, dtype=torch.long),
+        keys=tuple(row.key for row in rows),
+    )
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The same batch with its tensors on `device`."""
+    tensors = {
+        name: getattr(batch, name).to(device, non_blocking=True)
+        for name in (
+            "input_ids",
+            "attention_mask",
+            "labels",
+            "pixels",
+            "region_boxes",
+            "region_image_index",
+        )
+    }
+    return replace(batch, **tensors)

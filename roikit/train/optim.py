@@ -1,0 +1,79 @@
+"""Optimisers and the learning rate's course."""
+
+import math
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from roikit.config import StageRecipe
+from roikit.errors import UsageError
+
+
+def build_optimizers(model: nn.Module, run: StageRecipe) -> list[Optimizer]:
+    """Optimisers over the parameters that train.
+
+    Norms, biases, embeddings and single vectors get no weight decay. With `muon`, matrices inside the
+    network go to Muon and everything else to AdamW (Jordan 2024: embeddings and heads stay with AdamW).
+
+    Raises:
+        UsageError: an unknown optimiser, or one this torch lacks.
+    """
+    if run.optimizer not in ("adamw", "muon"):
+        raise UsageError(f"optimizer: expected `adamw` or `muon`, got `{run.optimizer}`")
+    embedding_names = {
+        f"{name}.weight" for name, m in model.named_modules() if isinstance(m, nn.Embedding)
+    }
+    matrices, decayed, plain = [], [], []
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if name in embedding_names or parameter.ndim < 2 or name.endswith("_embedding"):
+            plain.append(parameter)
+        elif run.optimizer == "muon" and parameter.ndim == 2:
+            matrices.append(parameter)
+        else:
+            decayed.append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": run.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    optimizers: list[Optimizer] = []
+    if groups:
+        optimizers.append(torch.optim.AdamW(groups, lr=run.lr, betas=(0.9, 0.98)))
+    if matrices:
+        if not hasattr(torch.optim, "Muon"):
+            raise UsageError(
+                f"optimizer: `muon` needs torch 2.9 or newer, this is {torch.__version__}",
+                hint="--set STAGE.optimizer=adamw",
+            )
+        optimizers.append(torch.optim.Muon(matrices, lr=run.lr_muon, weight_decay=run.weight_decay))
+    if not optimizers:
+        raise UsageError("train: no parameter learns", hint="name parts in `train`")
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
+    return optimizers
+
+
+def schedule(step: int, *, steps: int, warmup: float) -> float:
+    """Share of the peak learning rate at `step` (from 0): linear warm-up, then a cosine to 0.
+
+    Args:
+        step: the step about to be taken.
+        steps: all steps of the run.
+        warmup: steps if 1 or more, else a share of all steps.
+    """
+    warmup_steps = round(warmup if warmup >= 1 else warmup * steps)
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(1, steps - warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def set_learning_rate(optimizers: list[Optimizer], share: float) -> None:
+    """Set every group to a share of its own peak."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * share

@@ -1,0 +1,244 @@
+"""One stage from start to saved model: build or load, resume, train, export.
+
+OUT/recipe.toml     the recipe, resolved
+OUT/run.json        what the run started from and which data it reads
+OUT/metrics.jsonl   one line a step
+OUT/checkpoints/    see checkpoint.py
+OUT/model/          the result, for `from_pretrained`; there only once the run is finished
+OUT/loss.png
+"""
+
+import json
+import logging
+import math
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from roikit.config import Recipe
+from roikit.errors import RoikitError, UsageError
+from roikit.model.build import build_model
+from roikit.model.generate import load_model
+from roikit.model.modeling import RoikitForConditionalGeneration
+from roikit.model.processing import RoikitProcessor
+from roikit.train.checkpoint import find_latest, load_checkpoint, read_state, save_checkpoint
+from roikit.train.feed import ExampleStream, feed
+from roikit.train.loop import Interrupted, Progress, choose_parts, stop_between_steps, train_steps
+from roikit.train.metrics import MetricsWriter, StepReport, plot_loss
+from roikit.train.optim import build_optimizers
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainResult:
+    """A finished stage."""
+
+    out: Path
+    model: Path  #: the `from_pretrained` folder
+    steps: int
+    resumed_from: int  #: steps a checkpoint had already taken; 0 for a fresh run
+    last_loss: float | None  #: None where the run was finished before
+
+
+def train_stage(
+    recipe: Recipe,
+    *,
+    stream: ExampleStream,
+    out: Path,
+    start: Path | None = None,
+    texts: Callable[[], Iterable[str]] | None = None,
+    data: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+    on_step: Callable[[StepReport], None] | None = None,
+    on_start: Callable[[int, int], None] | None = None,
+) -> TrainResult:
+    """Train one stage; run again after a stop, it goes on where the last checkpoint stood.
+
+    Args:
+        recipe: the stage's, resolved.
+        stream: the training data.
+        out: the run's folder.
+        start: the run or model to start from; None builds a new model.
+        texts: training text, for a tokenizer that has to be learned with a new model.
+        data: what identifies the training data (roots, mixture), saved with the run.
+        device: `auto` or a torch device.
+        overwrite: throw an earlier run in `out` away.
+        on_step: called after each step.
+        on_start: called once with (steps taken before, steps of the whole run).
+
+    Raises:
+        UsageError: `out` holds a run of another recipe, start or data.
+        Interrupted: SIGINT or SIGTERM; a checkpoint of the last step is saved.
+    """
+    if overwrite and out.exists():
+        _remove_run(out)
+    steps = recipe.run.steps or math.ceil(
+        recipe.run.epochs * stream.epoch_length / (recipe.run.batch_size * recipe.run.accumulation)
+    )
+    if steps < 1:
+        raise UsageError(f"{recipe.stage}.steps: expected 1 or more, got {steps}")
+    _claim(out, recipe, start, data or {})
+    model_folder = out / "model"
+    if (model_folder / "config.json").is_file():
+        return TrainResult(
+            out=out, model=model_folder, steps=steps, resumed_from=steps, last_loss=None
+        )
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    model, processor = _start(recipe, start, texts)
+    model.to(device)
+    torch.manual_seed(recipe.seed)
+    choose_parts(model, recipe.run.train)
+    if recipe.run.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    optimizers = build_optimizers(model, recipe.run)
+    progress = Progress(step=0, stream_state=None)
+    checkpoints = out / "checkpoints"
+    latest = find_latest(checkpoints) if checkpoints.is_dir() else None
+    if latest is not None:
+        state = read_state(latest)
+        load_checkpoint(latest, model=model, optimizers=optimizers)
+        progress.step, progress.stream_state = state["step"], state["stream"]
+        stream.load_state_dict(state["stream"])
+        log.info("resuming %s at step %d of %d", out, progress.step, steps)
+    resumed_from = progress.step
+    metrics = MetricsWriter(out / "metrics.jsonl", after_step=resumed_from)
+    losses: list[float] = []
+
+    def save() -> None:
+        if progress.stream_state is None:
+            return
+        save_checkpoint(
+            checkpoints,
+            step=progress.step,
+            model=model,
+            optimizers=optimizers,
+            state={"stream": progress.stream_state},
+            keep=recipe.run.keep,
+        )
+
+    if on_start is not None:
+        on_start(resumed_from, steps)
+    with stop_between_steps() as check, closing(metrics):
+
+        def after_step(report: StepReport) -> None:
+            metrics.write(report)
+            losses.append(report.loss)
+            if on_step is not None:
+                on_step(report)
+            if report.step % recipe.run.save_every == 0 and report.step < steps:
+                save()
+            check()
+
+        feedings = feed(
+            stream, processor, recipe.run, seed=recipe.seed, steps=steps - progress.step
+        )
+        try:
+            with closing(feedings):
+                train_steps(
+                    model,
+                    processor,
+                    optimizers,
+                    feedings,
+                    recipe,
+                    progress,
+                    steps=steps,
+                    device=torch.device(device),
+                    on_step=after_step,
+                )
+        except (Interrupted, KeyboardInterrupt):
+            save()
+            raise
+    _export(model, processor, recipe, out)
+    return TrainResult(
+        out=out,
+        model=model_folder,
+        steps=steps,
+        resumed_from=resumed_from,
+        last_loss=losses[-1] if losses else None,
+    )
+
+
+def _remove_run(out: Path) -> None:
+    if any(out.iterdir()) and not (out / "run.json").is_file():
+        raise UsageError(
+            f"{out}: is not a training run, so --overwrite leaves it alone",
+            hint="name another folder with --out",
+        )
+    shutil.rmtree(out)
+
+
+def _claim(out: Path, recipe: Recipe, start: Path | None, data: Mapping[str, Any]) -> None:
+    """Write down what this run is, or check that the folder holds this very run."""
+    identity = {
+        "recipe": recipe.name,
+        "stage": recipe.stage,
+        "resolved": recipe.to_toml(),
+        "start": str(start) if start is not None else None,
+        "data": dict(data),
+    }
+    file = out / "run.json"
+    if file.is_file():
+        found = json.loads(file.read_text(encoding="utf-8"))
+        expected = json.loads(json.dumps(identity))
+        for key, value in expected.items():
+            if found.get(key) == value:
+                continue
+            raise UsageError(
+                f"{out}: holds a run with another {_difference(key, found.get(key), value)}",
+                hint="finish it with its own settings, name another --out, or start over with --overwrite",
+            )
+        return
+    if out.exists() and any(out.iterdir()):
+        raise UsageError(
+            f"{out}: expected an empty folder or a run of ours", hint="name another --out"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
+    temporary = out / ".run.json"
+    temporary.write_text(json.dumps(identity, indent=1), encoding="utf-8")
+    temporary.replace(file)
+
+
+def _difference(key: str, found: Any, expected: Any) -> str:
+    if key != "resolved":
+        return f"{key}: it has `{found}`, asked for was `{expected}`"
+    lines = set(str(found).splitlines()) ^ set(str(expected).splitlines())
+    return f"recipe: {'; '.join(sorted(lines))}"
+
+
+def _start(
+    recipe: Recipe, start: Path | None, texts: Callable[[], Iterable[str]] | None
+) -> tuple[RoikitForConditionalGeneration, RoikitProcessor]:
+    if start is not None:
+        loaded = load_model(start, device="cpu", dtype="fp32")
+        return loaded.model, loaded.processor
+    built = build_model(recipe.model, texts=texts() if texts is not None else ())
+    idle = [p for p in built.from_scratch if p not in recipe.run.train and p != "region_encoder"]
+    if idle:
+        raise RoikitError(
+            f"{recipe.stage}: {', '.join(idle)} would stay at random weights, and nothing learns behind "
+            "that",
+            hint="start from a trained run with --from, or run `roikit train align` first",
+        )
+    log.info("%s: from scratch: %s", recipe.stage, ", ".join(built.from_scratch))
+    return built.model, built.processor
+
+
+def _export(
+    model: RoikitForConditionalGeneration, processor: RoikitProcessor, recipe: Recipe, out: Path
+) -> None:
+    """Write the result under a temporary name and move it into place."""
+    temporary = out / ".model"
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.eval().save_pretrained(temporary)
+    processor.save_pretrained(temporary)
+    temporary.replace(out / "model")
+    plot_loss(out / "metrics.jsonl", out / "loss.png", title=f"{recipe.name} {recipe.stage}")
