@@ -1,0 +1,151 @@
+"""Which row of which source stands at a position: a pure function, in constant memory.
+
+Source i has `lengths[i]` rows and is to be passed `weights[i]` times an epoch, so an epoch holds
+`quota[i] = round(lengths[i] * weights[i])` of its rows and `sum(quota)` positions.
+
+- *Mixing.* The epoch is cut into `num_blocks` blocks of about `BLOCK` positions. Source i's draws
+number
+  `floor(b * quota[i] / num_blocks)` (shifted by a phase of its own) before block b: whole numbers
+  that add up exactly, and never off by one draw from the exact proportion at any block's edge.
+  Inside a block the draws stand in shuffled order.
+- *Shuffling.* Source i's draws are counted on through the epochs. Draw d is row `permutation(d mod
+length)`
+  of pass `d div length`, with a permutation of its own for each pass: every row comes once a pass,
+  whatever the weight. Half a weight means half a pass an epoch, the other half in the next.
+
+Permutations are keyed Feistel networks over the next power of four, walked until they land inside.
+They need no table, so any position of any epoch is found at once. Changing anything here changes
+the ORDER of every run: the change notes must say so, and runs begun before cannot be resumed after.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+
+from roikit.errors import UsageError
+
+#: Positions a block holds, about. Small enough for proportions to hold within any few batches.
+BLOCK = 64
+_ROUNDS = 6
+_MASK = (1 << 64) - 1
+
+
+class Order:
+    """The order of all epochs of a mixture.
+
+    Args:
+        lengths: rows of each source; at least one source, each with at least one row.
+        weights: passes over each source an epoch; positive, not necessarily whole.
+        seed: another seed, another order.
+
+    Raises:
+        UsageError: no source, an empty source, or a weight that is not positive.
+    """
+
+    def __init__(self, lengths: Sequence[int], weights: Sequence[float], seed: int = 0) -> None:
+        if not lengths or len(lengths) != len(weights):
+            raise UsageError(
+                f"order: expected a weight a source, got {len(lengths)} and {len(weights)}"
+            )
+        for i, (length, weight) in enumerate(zip(lengths, weights, strict=True)):
+            if length < 1:
+                raise UsageError(f"order: source {i} has no rows")
+            if not 0 < weight < float("inf"):
+                raise UsageError(f"order: source {i}: expected a positive weight, got {weight}")
+        self.lengths = tuple(lengths)
+        self.seed = seed
+        #: draws from each source an epoch
+        self.quotas = tuple(
+            max(1, round(length * weight)) for length, weight in zip(lengths, weights, strict=True)
+        )
+        self._num_positions = sum(self.quotas)
+        self.num_blocks = -(-self._num_positions // BLOCK)
+        # Without a phase of their own, sources with equal quotas would all draw in the same blocks.
+        self._phases = tuple(
+            _key("phase", seed, i) % self.num_blocks for i in range(len(self.lengths))
+        )
+
+    def __len__(self) -> int:
+        """Return the positions of an epoch."""
+        return self._num_positions
+
+    def locate(self, epoch: int, position: int) -> tuple[int, int]:
+        """Return (source, row) at `position` (0 to len - 1) of `epoch` (from 0).
+
+        Raises:
+            IndexError: `position` lies outside the epoch.
+        """
+        source, draw = self.draw(epoch, position)
+        return source, self.row(source, draw)
+
+    def draw(self, epoch: int, position: int) -> tuple[int, int]:
+        """Return (source, how many draws of that source came before, in all epochs)."""
+        if not 0 <= position < self._num_positions or epoch < 0:
+            raise IndexError(f"position {position} of epoch {epoch}: an epoch has {len(self)}")
+        block = self._block_of(position)
+        starts = self._draws_before(block)
+        counts = [
+            end - start for start, end in zip(starts, self._draws_before(block + 1), strict=True)
+        ]
+        slot = permute(position - sum(starts), sum(counts), _key("block", self.seed, epoch, block))
+        for source, count in enumerate(counts):
+            if slot < count:
+                return source, epoch * self.quotas[source] + starts[source] + slot
+            slot -= count
+        raise AssertionError("a block's counts add up to its size")
+
+    def row(self, source: int, draw: int) -> int:
+        """Return the row that draw number `draw` of `source` takes."""
+        length = self.lengths[source]
+        number, place = divmod(draw, length)
+        return permute(place, length, _key("pass", self.seed, source, number))
+
+    def _draws_before(self, block: int) -> list[int]:
+        """Return how many draws of each source the epoch makes before `block`."""
+        return [
+            (block * quota + phase) // self.num_blocks
+            for quota, phase in zip(self.quotas, self._phases, strict=True)
+        ]
+
+    def _block_of(self, position: int) -> int:
+        """Return the block that `position` lies in: the last that starts at or before it."""
+        low, high = 0, self.num_blocks
+        while high - low > 1:
+            middle = (low + high) // 2
+            if sum(self._draws_before(middle)) <= position:
+                low = middle
+            else:
+                high = middle
+        return low
+
+
+def permute(value: int, length: int, key: int) -> int:
+    """Return where a permutation of 0 to length - 1, chosen by the 64-bit `key`, takes `value`."""
+    half_bits = max(1, ((length - 1).bit_length() + 1) // 2)
+    half_mask = (1 << half_bits) - 1
+    while True:
+        left, right = value >> half_bits, value & half_mask
+        for i in range(_ROUNDS):
+            left, right = right, left ^ (_mix(right + (i << 32) ^ key) & half_mask)
+        value = left << half_bits | right
+        if value < length:
+            return value
+
+
+def _mix(value: int) -> int:
+    """Scramble 64 bits.
+
+    Source: the finaliser of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number
+    generators, 2014).
+    """
+    value = (value + 0x9E3779B97F4A7C15) & _MASK
+    value = ((value ^ value >> 30) * 0xBF58476D1CE4E5B9) & _MASK
+    value = ((value ^ value >> 27) * 0x94D049BB133111EB) & _MASK
+    return value ^ value >> 31
+
+
+@lru_cache(maxsize=1024)
+def _key(*parts: int | str) -> int:
+    """Return 64 bits that depend on all of `parts`."""
+    text = "/".join(str(part) for part in ("roikit-order-1", *parts))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")

@@ -1,0 +1,268 @@
+"""Conversations for training, in a reproducible order, for ever.
+
+In: committed shards and a mixture. Out: `Example`s, one conversation each, with the picture's bytes
+as they are stored. The state is (seed, epoch, position) and nothing else; position p of an epoch is
+the same example whatever the number of ranks, threads or interruptions. Does not decode pictures
+and knows no model.
+"""
+
+import hashlib
+import json
+import logging
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from roikit.errors import CorruptSampleError, UsageError
+from roikit.sample import Example
+from shards.commit import load_dataset
+from shards.index import SplitIndex, native_hash, open_index, short_hash
+from shards.mix import MixEntry, parse_mix
+from shards.order import Order
+from shards.read import ShardReader
+
+__all__ = ["MixEntry", "Order", "Stream", "parse_mix"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """One entry of the mixture: the conversations it stands for."""
+
+    entry: MixEntry
+    index: SplitIndex
+    rows: npt.NDArray[np.intp]  #: conversations, as rows of the index
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+class Stream:
+    """Iterates examples over all epochs; `iter` goes on from the current state.
+
+    One iterator at a time: the state follows what has been handed out, not what has been read
+    ahead.
+
+    Args:
+        root: the shards' root folder.
+        mix: what to draw from, as text or entries.
+        seed: of the order.
+        rank: which of `world_size` ranks this is.
+        world_size: ranks that share the work: rank r fetches every `world_size`-th position from r
+            on. All must hand out equally many examples between two saved states.
+        prefetch: threads reading ahead; 0 reads in the caller's thread.
+        on_bad: `raise` a `CorruptSampleError`, or `quarantine`: record it and take the next
+            readable conversation of the same source in its place.
+        max_bad: how many different samples may be quarantined before an error is raised after all.
+        exclude_native_ids: pictures to leave out, by native id.
+        exclude_sha256s: pictures to leave out, by the SHA-256 of their bytes, in hex.
+
+    Raises:
+        UsageError: no such committed split, an entry without conversations, or impossible ranks.
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        mix: str | Sequence[MixEntry],
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        prefetch: int = 8,
+        on_bad: Literal["raise", "quarantine"] = "raise",
+        max_bad: int = 100,
+        exclude_native_ids: Collection[str] = (),
+        exclude_sha256s: Collection[str] = (),
+    ) -> None:
+        if not 0 <= rank < world_size:
+            raise UsageError(f"stream: expected 0 <= rank < {world_size}, got {rank}")
+        if on_bad not in ("raise", "quarantine"):
+            raise UsageError(f"stream: on_bad: expected `raise` or `quarantine`, got `{on_bad}`")
+        self.mix = parse_mix(mix) if isinstance(mix, str) else tuple(mix)
+        self.rank = rank
+        self.world_size = world_size
+        self.prefetch = prefetch
+        self.on_bad = on_bad
+        self.max_bad = max_bad
+        #: Merkle roots of the splits read from, by `dataset/split`.
+        self.roots: dict[str, str] = {}
+        #: What was quarantined, by sample key: the error's message.
+        self.quarantined: dict[str, str] = {}
+        self._quarantine_lock = Lock()
+        self._reader = ShardReader()
+        natives = np.array([native_hash(x) for x in exclude_native_ids], dtype=np.uint64)
+        sha256s = np.array([short_hash(x) for x in exclude_sha256s], dtype=np.uint64)
+        self._sources = self._open_sources(Path(root), natives, sha256s)
+        excluded = sorted({*exclude_native_ids, *exclude_sha256s})
+        self.fingerprint = _fingerprint(self.roots, self.mix, excluded)
+        self._seed = seed
+        self._order = self._make_order()
+        #: Positions handed out by all ranks together since the run began.
+        self._handed_out = 0
+
+    @property
+    def seed(self) -> int:
+        """The order's seed."""
+        return self._seed
+
+    @property
+    def epoch_length(self) -> int:
+        """Positions an epoch, over all ranks."""
+        return len(self._order)
+
+    @property
+    def source_lengths(self) -> dict[str, int]:
+        """Conversations of each entry of the mixture, by its name."""
+        return {source.entry.name: len(source) for source in self._sources}
+
+    @property
+    def source_quotas(self) -> dict[str, int]:
+        """Positions an epoch gives to each entry of the mixture, by its name."""
+        names = (source.entry.name for source in self._sources)
+        return dict(zip(names, self._order.quotas, strict=True))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the whole state, JSON-encodable; equal on ranks that handed out equally many."""
+        epoch, position = divmod(self._handed_out, self.epoch_length)
+        return {
+            "seed": self._seed,
+            "epoch": epoch,
+            "position": position,
+            "fingerprint": self.fingerprint,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken. The seed becomes the state's.
+
+        Ranks and threads may differ from those it was taken with.
+
+        Raises:
+            UsageError: the state was taken over other shards, another mixture or other exclusions.
+        """
+        if state["fingerprint"] != self.fingerprint:
+            raise UsageError(
+                "stream: this state is of other shards, another mixture or other exclusions",
+                hint="resume with the recipe and the shards that the run was begun with",
+            )
+        self._seed = int(state["seed"])
+        self._order = self._make_order()
+        self._handed_out = int(state["epoch"]) * self.epoch_length + int(state["position"])
+
+    def example(self, epoch: int, position: int) -> Example:
+        """Return the example at a position of an epoch; changes no state.
+
+        Raises:
+            CorruptSampleError: its bytes are damaged (and `on_bad` is `raise`, or `max_bad` is
+                spent).
+        """
+        source_index, draw = self._order.draw(epoch, position)
+        source = self._sources[source_index]
+        for attempt in range(len(source)):
+            row = int(source.rows[self._order.row(source_index, draw + attempt)])
+            sample_row = int(source.index.conversation_sample[row])
+            try:
+                sample, image_bytes = self._reader.read(source.index, sample_row)
+            except CorruptSampleError as error:
+                self._quarantine(source, sample_row, error)
+                continue
+            return Example(
+                sample=sample,
+                conversation=sample.conversations[source.index.conversation_ordinal[row]],
+                image_bytes=image_bytes,
+                position=position,
+                epoch=epoch,
+                source=source.entry.name,
+            )
+        raise CorruptSampleError(f"`{source.entry.name}`: no readable sample is left")
+
+    def __iter__(self) -> Iterator[Example]:
+        if self.prefetch < 1:
+            for place in self._places():
+                example = self.example(*divmod(place, self.epoch_length))
+                self._handed_out += self.world_size
+                yield example
+            return
+        places = self._places()
+        executor = ThreadPoolExecutor(self.prefetch, thread_name_prefix="roikit-stream")
+        pending: deque[Future[Example]] = deque()
+        try:
+            while True:
+                while len(pending) < 2 * self.prefetch:
+                    place = next(places)
+                    pending.append(executor.submit(self.example, *divmod(place, self.epoch_length)))
+                example = pending.popleft().result()
+                self._handed_out += self.world_size
+                yield example
+        finally:
+            # Runs when the iterator is closed or dropped: nothing waits but reads under way.
+            executor.shutdown(wait=True, cancel_futures=True)
+
+    def _places(self) -> Iterator[int]:
+        """Yield this rank's places, counted through all epochs, from the current state on."""
+        place = self._handed_out + self.rank
+        while True:
+            yield place
+            place += self.world_size
+
+    def _open_sources(
+        self, root: Path, natives: npt.NDArray[np.uint64], sha256s: npt.NDArray[np.uint64]
+    ) -> list[_Source]:
+        indexes: dict[tuple[str, str], SplitIndex] = {}
+        sources: list[_Source] = []
+        for entry in self.mix:
+            split = (entry.dataset, entry.split)
+            if split not in indexes:
+                merkle_root = load_dataset(root, *split).merkle_root
+                indexes[split] = open_index(root, *split, merkle_root)
+                self.roots["/".join(split)] = merkle_root
+            index = indexes[split]
+            is_kept = index.is_task(entry.tasks)
+            if len(natives) or len(sha256s):
+                is_excluded = np.isin(index.native_hash, natives) | np.isin(
+                    index.image_hash, sha256s
+                )
+                is_kept &= ~is_excluded[index.conversation_sample]
+            rows = np.flatnonzero(is_kept)
+            if not len(rows):
+                there = sorted({index.tasks[code] for code in np.unique(index.conversation_task)})
+                raise UsageError(
+                    f"mix: `{entry.name}`: no conversation is left to train on",
+                    hint=f"its tasks: {', '.join(there) or 'none'}; exclusions count too",
+                )
+            sources.append(_Source(entry, index, rows))
+        return sources
+
+    def _make_order(self) -> Order:
+        lengths = [len(source) for source in self._sources]
+        return Order(lengths, [source.entry.weight for source in self._sources], self._seed)
+
+    def _quarantine(self, source: _Source, sample_row: int, error: CorruptSampleError) -> None:
+        """Record a bad sample; raise its error if asked to, or once the budget is spent."""
+        if self.on_bad == "raise":
+            raise error
+        key = f"{source.index.dataset}-{source.index.split}-{source.index.number[sample_row]:09d}"
+        with self._quarantine_lock:
+            if key not in self.quarantined:
+                if len(self.quarantined) >= self.max_bad:
+                    raise CorruptSampleError(
+                        f"{error} (and {self.max_bad} samples before it were quarantined)",
+                        hint="`roikit verify` lists what is damaged; converting again repairs it",
+                    ) from error
+                self.quarantined[key] = str(error)
+                logger.warning("quarantined `%s`: %s", key, error)
+
+
+def _fingerprint(roots: dict[str, str], mix: Sequence[MixEntry], excluded: Sequence[str]) -> str:
+    """Return a hash of everything but the seed that the order depends on."""
+    entries = [[entry.name, entry.weight] for entry in mix]
+    text = json.dumps([sorted(roots.items()), entries, list(excluded)])
+    return hashlib.sha256(text.encode()).hexdigest()
