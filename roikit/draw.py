@@ -67,7 +67,8 @@ def draw_regions(
             this many pixels.
 
     Returns:
-        An RGB image, as large as the picture or a whole number of times larger.
+        An RGB image, as large as the picture or a whole number of times larger. A strip too narrow
+        for labels gets a grey band at its right or lower edge, so that they have room.
 
     Raises:
         UsageError: a mask is not of the picture's size.
@@ -81,14 +82,22 @@ def draw_regions(
     for number, region in enumerate(regions, start=1):
         if region.mask_rle is not None:
             picture = _with_mask(picture, region, number)
-    pen = PIL.ImageDraw.Draw(picture)
     line_px = max(2, round(max(picture.size) / 320))
-    font = _font(max(14, round(max(picture.size) / 42)))
+    font_px = max(14, round(max(picture.size) / 42))
+    font = _font(font_px)
+    if regions:
+        picture = _with_room(picture, (8 * font_px, 6 * font_px))
+    pen = PIL.ImageDraw.Draw(picture)
     # Large boxes first, so that a small one inside a large one stays whole.
     by_area = sorted(enumerate(regions, start=1), key=lambda item: -_area(item[1]))
     for number, region in by_area:
         _draw_box(pen, region, number, factor, line_px)
-    taken: list[_Rect] = []
+    # A label should cover neither another one nor a box so small that it would hide it.
+    taken = [
+        _Rect(*_corners(region, factor))
+        for region in regions
+        if _area(region) * factor**2 < (5 * font_px) ** 2
+    ]
     for number, region in enumerate(regions, start=1):
         _draw_label(pen, region, number, factor, line_px, font, taken, picture.size)
     return picture
@@ -264,7 +273,7 @@ def _label_place(
 ) -> _Rect:
     """Choose where a label stands: above its box where it can, never outside the picture.
 
-    The first place that covers no other label wins; if all do, the one that covers least.
+    The first place that covers nothing taken wins; if none does, the one that covers least.
     """
     x0, y0, x1, y1 = corners
     candidates = [
@@ -277,6 +286,8 @@ def _label_place(
         (x0, y1 - height),
         (x1 + 1, y0),  # right of it
         (x0 - width, y0),
+        *((x0, y1 + 1 + step * height) for step in (1, 2, 3)),
+        *((x0, y0 - step * height) for step in (2, 3, 4)),
     ]
     best: tuple[float, _Rect] | None = None
     for left, top in candidates:
@@ -290,6 +301,15 @@ def _label_place(
             best = (covered, place)
     assert best is not None
     return best[1]
+
+
+def _with_room(picture: PIL.Image.Image, at_least_wh: tuple[int, int]) -> PIL.Image.Image:
+    width, height = max(picture.width, at_least_wh[0]), max(picture.height, at_least_wh[1])
+    if (width, height) == picture.size:
+        return picture
+    larger = PIL.Image.new("RGB", (width, height), (96, 96, 96))
+    larger.paste(picture)
+    return larger
 
 
 def _with_mask(picture: PIL.Image.Image, region: Region, number: int) -> PIL.Image.Image:

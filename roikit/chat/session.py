@@ -163,7 +163,7 @@ class Session:
 
     def stream(
         self, text: str, *, boxes: Sequence[BoxLike] = (), name_region: bool = True
-    ) -> Iterator[str]:
+    ) -> Generator[str, None, None]:
         """Ask, and return an iterator over the answer's pieces as they come.
 
         Errors in what was asked are raised at once, not at the first piece. The exchange joins the
@@ -259,7 +259,7 @@ class Session:
         prompt = Prompt(image=self.picture.pixels, regions=self.regions, turns=(*self._turns, turn))
         return prompt, turn
 
-    def _pieces(self, prompt: Prompt, turn: Turn) -> Iterator[str]:
+    def _pieces(self, prompt: Prompt, turn: Turn) -> Generator[str, None, None]:
         pieces = self._model.stream(
             prompt,
             max_new_tokens=self.decoding.max_new_tokens,
