@@ -26,12 +26,15 @@ from pipelines.miniature_language import (
     relation_phrase,
     scene_captions,
 )
+from pipelines.miniature_questions import Question, Tally, ask
 from pipelines.miniature_scene import Place, Scene, Statement, build_scene, clear_pairs
+from pipelines.miniature_statements import bracketed
+from pipelines.miniature_vcr import annotation_id, vcr_place, write_vcr
 from pipelines.miniature_write import write_coco, write_scenes, write_visual_genome
 from roikit.errors import UsageError
 
 SCENES_FILE = "scenes.jsonl"
-DATASETS = ("coco", "vg")
+DATASETS = ("coco", "vg", "vcr")
 #: Far from the four pictures that readers of Visual Genome leave out by their ids.
 _FIRST_VG_ID = 2_000_001
 _CHUNK = 64
@@ -63,6 +66,18 @@ class _Task:
     places: tuple[tuple[str, Place], ...]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Texts:
+    """What the texts about all scenes follow from."""
+
+    seed: int
+    relations: float
+    questions: int
+
+
+_Drawn = tuple[Scene, list[Question]]
+
+
 def make_miniature(
     out: Path,
     *,
@@ -72,6 +87,7 @@ def make_miniature(
     close_ups: float = 0.5,
     shared: float = 0.5,
     relations: float = 0.25,
+    questions: int = 3,
     evaluation: float = 0.125,
     image_wh: tuple[int, int] = (128, 128),
     odd_sizes: float = 0.0,
@@ -89,6 +105,7 @@ def make_miniature(
         close_ups: share of COCO's training pictures that show a single object, large.
         shared: share of COCO's whole scenes that stand in Visual Genome too, by `coco_id`.
         relations: share of Visual Genome's phrases that relate two objects.
+        questions: about each picture of VCR, fewer where it does not give as many.
         evaluation: share of each dataset's pictures kept for val (and test); held-out colour-shape
             pairs occur only there.
         image_wh: pixels, at least 128 each.
@@ -101,7 +118,7 @@ def make_miniature(
         UsageError: a number out of its range, or `out` holds something.
     """
     started = time.monotonic()
-    shares = shares or {"coco": 0.5, "vg": 0.3}
+    shares = shares or {"coco": 0.5, "vg": 0.3, "vcr": 0.2}
     _check(images, shares, image_wh, close_ups, shared, relations, evaluation, odd_sizes)
     _check_empty(out, overwrite)
     tasks = _plan(images, seed, shares, close_ups, shared, evaluation, image_wh, odd_sizes)
@@ -109,13 +126,16 @@ def make_miniature(
     shutil.rmtree(partial, ignore_errors=True)
     for folder in sorted({f"{_FOLDERS[d]}/{p.file}" for t in tasks for d, p in t.places}):
         (partial / folder).parent.mkdir(parents=True, exist_ok=True)
-    scenes: list[Scene] = []
-    for made in _run(tasks, partial, seed, relations, workers or os.cpu_count() or 1):
-        scenes += made
+    drawn: list[_Drawn] = []
+    texts = _Texts(seed=seed, relations=relations, questions=questions)
+    for made in _run(tasks, partial, texts, workers or os.cpu_count() or 1):
+        drawn += made
         if progress is not None:
-            progress(len(scenes), images)
+            progress(len(drawn), images)
+    scenes = [scene for scene, _ in drawn]
     write_coco(partial / "coco", scenes)
     write_visual_genome(partial / "vg", scenes)
+    write_vcr(partial / "vcr", [(scene, asked) for scene, asked in drawn if "vcr" in scene.places])
     write_scenes(partial / SCENES_FILE, scenes)
     if out.exists():
         shutil.rmtree(out)
@@ -200,6 +220,8 @@ def _draw_size(rng: random.Random, image_wh: tuple[int, int], odd: float) -> tup
 
 
 def _place(dataset: str, split: str, index: int) -> Place:
+    if dataset == "vcr":
+        return vcr_place(split, index)
     if dataset == "coco":
         return Place(split=split, file=f"{split}2017/{index + 1:012d}.jpg", image_id=str(index + 1))
     number = _FIRST_VG_ID + index
@@ -207,12 +229,10 @@ def _place(dataset: str, split: str, index: int) -> Place:
     return Place(split=split, file=f"{folder}/{number}.jpg", image_id=str(number))
 
 
-def _run(
-    tasks: list[_Task], out: Path, seed: int, relations: float, workers: int
-) -> Iterator[list[Scene]]:
+def _run(tasks: list[_Task], out: Path, texts: _Texts, workers: int) -> Iterator[list[_Drawn]]:
     """Yield the scenes of each chunk of tasks, in order, their pictures written."""
     chunks = [tasks[i : i + _CHUNK] for i in range(0, len(tasks), _CHUNK)]
-    arguments = [(chunk, out, seed, relations) for chunk in chunks]
+    arguments = [(chunk, out, texts) for chunk in chunks]
     if workers == 1 or len(chunks) == 1:
         yield from map(_make_chunk, arguments)
         return
@@ -221,37 +241,45 @@ def _run(
         yield from pool.map(_make_chunk, arguments)
 
 
-def _make_chunk(arguments: tuple[list[_Task], Path, int, float]) -> list[Scene]:
-    tasks, out, seed, relations = arguments
-    return [_make_scene(task, out, seed, relations) for task in tasks]
+def _make_chunk(arguments: tuple[list[_Task], Path, _Texts]) -> list[_Drawn]:
+    """Make some scenes; questions are balanced within a chunk, so workers need not speak."""
+    tasks, out, texts = arguments
+    tallies = {split: Tally() for split in ("train", "val", "test")}
+    return [_make_scene(task, out, texts, tallies) for task in tasks]
 
 
-def _make_scene(task: _Task, out: Path, seed: int, relations: float) -> Scene:
-    """Build one scene, write its picture to each tree it stands in, and say what there is to say."""
+def _make_scene(task: _Task, out: Path, texts: _Texts, tallies: dict[str, Tally]) -> _Drawn:
+    """Build one scene, write its picture to each tree it stands in, and say what can be said."""
+    places = dict(task.places)
     scene = build_scene(
-        seed,
+        texts.seed,
         task.index,
         is_evaluation=task.is_evaluation,
         is_close_up=task.is_close_up,
         image_wh=task.image_wh,
+        num_things=(3, 6) if "vcr" in places else (2, 6),
     )
-    data = draw_jpeg(scene, seed)
-    first: Path | None = None
-    for dataset, place in task.places:
-        path = out / _FOLDERS[dataset] / place.file
-        if first is None:
-            path.write_bytes(data)
-        else:
-            _link(first, path, data)
-        first = first or path
-    rng = random.Random(f"miniature/{seed}/{task.index}/text")
-    places = dict(task.places)
+    scene = msgspec.structs.replace(scene, places=places)
+    _write_picture(scene, out, texts.seed)
+    rng = random.Random(f"miniature/{texts.seed}/{task.index}/text")
     statements: list[Statement] = []
     if "coco" in places:
         statements += _captions(scene, rng, int(places["coco"].image_id))
     if "vg" in places:
-        statements += _regions(scene, rng, int(places["vg"].image_id), relations)
-    return msgspec.structs.replace(scene, places=places, statements=tuple(statements))
+        statements += _regions(scene, rng, int(places["vg"].image_id), texts.relations)
+    questions: list[Question] = []
+    if "vcr" in places:
+        questions = ask(scene, rng, tallies[places["vcr"].split], texts.questions)
+        statements += _right_answers(scene, questions)
+    return msgspec.structs.replace(scene, statements=tuple(statements)), questions
+
+
+def _write_picture(scene: Scene, out: Path, seed: int) -> None:
+    data = draw_jpeg(scene, seed)
+    first, *further = [out / _FOLDERS[name] / place.file for name, place in scene.places.items()]
+    first.write_bytes(data)
+    for path in further:
+        _link(first, path, data)
 
 
 def _link(source: Path, target: Path, data: bytes) -> None:
@@ -285,6 +313,19 @@ def _regions(scene: Scene, rng: random.Random, image_id: int, relations: float) 
     return [
         Statement(dataset="vg", id=str(image_id * 10_000 + k), kind=kind, text=text, about=about)
         for k, (kind, text, about) in enumerate(found)
+    ]
+
+
+def _right_answers(scene: Scene, questions: list[Question]) -> list[Statement]:
+    return [
+        Statement(
+            dataset="vcr",
+            id=annotation_id(scene, number),
+            kind=question.kind,
+            text=bracketed(question.answers[question.answer_label]),
+            about=question.about,
+        )
+        for number, question in enumerate(questions)
     ]
 
 

@@ -46,7 +46,8 @@ def draw(scene: Scene, seed: int) -> npt.NDArray[np.uint8]:
     canvas = _background(rng, scene.background, scene.width, scene.height)
     for thing in scene.things:
         _draw_thing(rng, canvas, thing)
-    return np.clip(canvas + 0.5, 0, 255).astype(np.uint8)
+    pixels: npt.NDArray[np.uint8] = np.clip(canvas + 0.5, 0, 255).astype(np.uint8)
+    return pixels
 
 
 def _background(rng: np.random.Generator, kind: str, width: int, height: int) -> Pixels:
@@ -89,12 +90,12 @@ def _draw_thing(rng: np.random.Generator, canvas: Pixels, thing: Thing) -> None:
     points = [((x - x0) * times - 0.5, (y - y0) * times - 0.5) for x, y in outline(thing)]
     mask_image = Image.new("L", size)
     ImageDraw.Draw(mask_image).polygon(points, fill=255)
-    mask = np.asarray(mask_image, np.float32) / 255
+    mask = np.asarray(mask_image, np.float32) / np.float32(255)
     second = _pattern(rng, thing, size, times)
     if thing.pattern != "plain":
         # a rim in the first tone, or stripes would break up the outline of a small star
         ImageDraw.Draw(mask_image).line([*points, points[0]], fill=0, width=round(2.2 * times))
-        second = second * (np.asarray(mask_image) > 0)
+        second *= np.asarray(mask_image, np.float32) > 0
     colour = np.array(_RGB[thing.colour], np.float32) * np.float32(rng.uniform(0.92, 1.0))
     shade = np.array(_BLACK_SHADE, np.float32) if thing.colour == "black" else colour * _SHADE
     alpha = _reduce(mask, times)
@@ -117,10 +118,12 @@ def _pattern(
     phase_x, phase_y = rng.uniform(0, period, 2)
     if thing.pattern == "striped":
         across = (xs + ys) * np.float32(np.sqrt(0.5)) + phase_x
-        return ((across % period) < 0.42 * period).astype(np.float32)
+        stripes: npt.NDArray[np.float32] = ((across % period) < 0.42 * period).astype(np.float32)
+        return stripes
     dx = (xs + phase_x) % period - period / 2
     dy = (ys + phase_y) % period - period / 2
-    return (dx * dx + dy * dy < (0.33 * period) ** 2).astype(np.float32)
+    dots: npt.NDArray[np.float32] = (dx * dx + dy * dy < (0.33 * period) ** 2).astype(np.float32)
+    return dots
 
 
 def _reduce(values: npt.NDArray[np.float32], times: int) -> npt.NDArray[np.float32]:

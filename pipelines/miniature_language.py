@@ -147,6 +147,11 @@ def caption_attributes(text: str) -> Description:
     return _describe(_first_object(_words(text)))
 
 
+def read_description(text: str) -> Description:
+    """Read all attribute words of a text as one object's (or one group's)."""
+    return _describe(_words(text))
+
+
 def is_caption_right(text: str, thing: Thing) -> bool:
     """Whether the caption names all four attributes of `thing`, each rightly."""
     said = caption_attributes(text)

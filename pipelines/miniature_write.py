@@ -178,7 +178,7 @@ def _vg_objects(scene: Scene) -> dict[str, Any]:
 
 def _vg_relationships(scene: Scene) -> dict[str, Any]:
     image_id = _image_id(scene, "vg")
-    found = []
+    found: list[dict[str, Any]] = []
     for i, subject in enumerate(scene.things):
         for j, other in enumerate(scene.things):
             predicate = relation(subject, other) if i != j else None
