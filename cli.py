@@ -1,16 +1,20 @@
-"""The command line: each command parses, calls one library function, and renders what came back.
+"""The command line: each command parses, calls the library, and renders what came back.
 
-Results go to stdout (text, or one JSON document with `--json`), everything else to stderr. The heavy
-libraries are imported inside the commands, so that `roikit --help` starts at once. Errors are ended by
-`roikit/__main__.py`.
+Results go to stdout (text, or one JSON document with `--json`), everything else to stderr. Heavy
+libraries are imported inside the commands, so that `roikit --help` starts at once. Errors are ended
+by `roikit/__main__.py`.
 """
 
+import os
+import sys
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from roikit import __version__, paths
+from roikit.errors import ChecksFailedError, RoikitError, UsageError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,8 +23,54 @@ app = typer.Typer(
     help="Turn region-annotated images into instruction shards; train, measure and use "
     "region-aware vision-language models.",
 )
-
+manifest_app = typer.Typer(no_args_is_help=True, help="The database over all shards.")
+mix_app = typer.Typer(no_args_is_help=True, help="What a training mixture comes to.")
 DATA, TRAINING, USE, ELSE = "Data", "Training", "Use", "Else"
+app.add_typer(manifest_app, name="manifest", rich_help_panel=DATA)
+app.add_typer(mix_app, name="mix", rich_help_panel=DATA)
+
+
+class BoxFormat(StrEnum):
+    """How `--box` is read."""
+
+    XYXY = "xyxy"
+    XYWH = "xywh"
+
+
+class Stage(StrEnum):
+    """The steps of training, in order."""
+
+    ALIGN = "align"
+    STAGE1 = "stage1"
+    STAGE2 = "stage2"
+
+
+Shards = Annotated[
+    Path,
+    typer.Option(
+        "--shards",
+        default_factory=paths.shards_dir,
+        show_default="data/shards",
+        help="Folder of the shards.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what stands there from before.")
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="At most so many.", show_default="all")]
+Seed = Annotated[int, typer.Option(help="Seed of everything drawn at random.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Processes working at once.", show_default="one a core")
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder of a run or model.", show_default="the newest of runs/stage2, runs/stage1"
+    ),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+Dtype = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
 
 
 def _version(wanted: bool) -> None:
@@ -38,4 +88,567 @@ def root(
         bool, typer.Option("--debug", help="Show where an error came from; may stand anywhere.")
     ] = False,
 ) -> None:
-    """Set nothing up: `--version` ends in its callback, `--debug` is taken by `roikit/__main__.py`."""
+    """Do nothing: `--version` ends in its callback, `roikit/__main__.py` takes `--debug`."""
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """Return the options that were given: what is None keeps the library's default."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+# --- data ---
+
+
+@app.command(rich_help_panel=DATA)
+def miniature(
+    out: Annotated[Path, typer.Argument(help="Folder to make.", show_default=False)],
+    images: Annotated[int, typer.Option(min=32, help="Different pictures in all.")] = 2000,
+    seed: Seed = 0,
+    workers: Workers = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Draw a miniature world as source trees in the official layouts.
+
+    Example: roikit miniature data/miniature --images 2000 --seed 0
+    """
+    from pipelines.miniature import make_miniature
+    from roikit import render
+
+    with render.progress("drawing", "pictures") as progress:
+        report = make_miniature(
+            out,
+            images=images,
+            seed=seed,
+            workers=workers,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    if as_json:
+        return render.document(report)
+    rows = [(name, n, report.statements.get(name, 0)) for name, n in report.pictures.items()]
+    render.table(("dataset split", "pictures", "statements"), rows)
+    render.note(f"{report.images:,} pictures in {report.seconds:.1f} s; convert them with, e.g.,")
+    render.note(f"roikit convert coco {out / 'coco'}")
+
+
+@app.command(rich_help_panel=DATA)
+def verify(
+    shards: Shards,
+    dataset: Annotated[
+        str | None, typer.Argument(help="Only this dataset.", show_default="all")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Only this split.", show_default="all")] = None,
+    workers: Workers = None,
+    as_json: Json = False,
+) -> None:
+    """Read every byte of the shards and check it against what was written.
+
+    Exits with 3 where something is not as it was.
+
+    Example: roikit verify coco --split val
+    """
+    from roikit import render
+    from shards.verify import verify as check
+
+    with render.progress("verifying", "shards") as progress:
+        report = check(shards, dataset, split, workers=workers, progress=progress)
+    if as_json:
+        render.document(report)
+    else:
+        for problem in report.problems:
+            render.line(str(problem))
+        render.line(
+            f"{report.splits} splits, {report.shards:,} shards, {report.samples:,} samples, "
+            f"{render.bytes_text(report.tar_bytes)}: {len(report.problems):,} problems"
+        )
+    if not report.is_good:
+        raise ChecksFailedError(
+            f"{len(report.problems):,} problems found",
+            hint="`roikit convert` again makes damaged shards anew",
+        )
+
+
+@app.command(rich_help_panel=DATA)
+def stats(shards: Shards, as_json: Json = False) -> None:
+    """Count what is in the shards, by dataset, split and task, and what was rejected.
+
+    Example: roikit stats
+    """
+    from roikit import render
+    from shards.stats import stats as count
+
+    found = count(shards)
+    if as_json:
+        return render.document(found)
+    render.table(
+        ("dataset", "split", "task", "samples", "conversations", "exchanges", "answer words"),
+        [
+            (t.dataset, t.split, t.task, t.samples, t.conversations, t.exchanges, t.answer_words)
+            for t in found.tasks
+        ],
+    )
+    if found.rejections:
+        render.line("")
+        rows = [(r.dataset, r.split, r.code, r.records) for r in found.rejections]
+        render.table(("dataset", "split", "rejected", "records"), rows)
+
+
+@app.command(rich_help_panel=DATA)
+def show(
+    key: Annotated[str, typer.Argument(help="The sample's key.", show_default=False)],
+    shards: Shards,
+    save: Annotated[
+        Path | None, typer.Option(help="Write the picture with its regions as PNG.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show a sample: its picture with the regions drawn, and what is said about them.
+
+    The picture appears in terminals that can show one (kitty, iTerm2); elsewhere `--save` it.
+
+    Example: roikit show vcr-train-000000042 --save sample.png
+    """
+    from roikit import draw, render
+    from roikit.images import decode_rgb
+    from roikit.mentions import plain
+    from shards.read import read_sample
+
+    sample, image_bytes = read_sample(shards, key)
+    drawn = draw.draw_regions(decode_rgb(image_bytes), sample.regions)
+    written = draw.show(
+        drawn,
+        write=sys.stdout.write,
+        environ=os.environ,
+        is_terminal=sys.stdout.isatty() and not as_json,
+        png_path=save,
+    )
+    if written is not None:
+        render.note(f"wrote {written}")
+    if as_json:
+        return render.document(sample)
+    image = sample.image
+    render.line(f"{sample.key}  {image.file}  {image.width} x {image.height}  {image.native_id}")
+    render.table(
+        ("region", "colour", "box_xyxy", "label"),
+        [
+            (
+                f"region{number}",
+                draw.colour(number)[0],
+                ",".join(f"{value:g}" for value in region.box_xyxy),
+                region.label,
+            )
+            for number, region in enumerate(sample.regions, 1)
+        ],
+    )
+    for conversation in sample.conversations:
+        render.line(f"\n{conversation.task}  {conversation.id}")
+        for turn in conversation.turns:
+            render.line(f"  {turn.role:<9}  {plain(turn.text)}")
+        choice = conversation.choice
+        for i, option in enumerate(choice.options if choice is not None else ()):
+            mark = "*" if choice is not None and i == choice.answer else " "
+            render.line(f"  {mark} {i}  {plain(option)}")
+
+
+@app.command(rich_help_panel=DATA)
+def query(
+    sql: Annotated[str, typer.Argument(help="One SQL statement.", show_default=False)],
+    shards: Shards,
+    as_json: Json = False,
+) -> None:
+    """Ask the manifest a question in SQL (DuckDB).
+
+    Tables: datasets, shards, samples, images, regions, conversations, rejections, source_files and
+    runs.
+
+    Example: roikit query "select label, count(*) from regions group by label order by 2 desc"
+    """
+    from roikit import render
+    from shards.manifest import query as ask
+
+    columns, rows = ask(shards, sql)
+    if as_json:
+        return render.document([dict(zip(columns, row, strict=True)) for row in rows])
+    render.table(columns, rows)
+
+
+@manifest_app.command("rebuild")
+def manifest_rebuild(shards: Shards, as_json: Json = False) -> None:
+    """Make manifest.duckdb and the index again from the committed shards.
+
+    Example: roikit manifest rebuild --shards data/shards
+    """
+    from roikit import render
+    from shards.manifest import rebuild
+
+    written = rebuild(shards)
+    if as_json:
+        return render.document({"manifest": written})
+    render.line(str(written))
+
+
+@app.command(rich_help_panel=DATA)
+def leaks(
+    shards: Shards,
+    evaluation: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--eval",
+            metavar="DATASET@SPLIT",
+            help="An evaluation split; may be given several times.",
+            show_default="every split that is not for training",
+        ),
+    ] = None,
+    training: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--train",
+            metavar="DATASET@SPLIT",
+            help="A training split; may be given several times.",
+            show_default="every split whose name starts with train",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Count the evaluation pictures that stand in the training splits too.
+
+    Compared are the datasets' own ids (COCO's, as Visual Genome and others give them) and the
+    bytes; resized copies under another name are not found.
+
+    Example: roikit leaks --eval vg@test --train coco@train
+    """
+    from roikit import render
+    from shards.commit import list_datasets
+    from shards.identity import overlap
+
+    all_splits = [(info.dataset, info.split) for info in list_datasets(shards)]
+    asked = [_dataset_and_split(name) for name in evaluation or ()]
+    asked = asked or [name for name in all_splits if not name[1].startswith("train")]
+    trained = [_dataset_and_split(name) for name in training or ()]
+    trained = trained or [name for name in all_splits if name[1].startswith("train")]
+    if not asked or not trained:
+        raise UsageError(
+            f"{shards}: expected a split for evaluation and one for training",
+            hint="convert them first, or name them with --eval and --train",
+        )
+    counts = [
+        {"evaluation": "@".join(one), "training": "@".join(other)}
+        | {"found": count.found, "total": count.total}
+        for one in asked
+        for other in trained
+        if (count := overlap(shards, eval=one, train=[other]))
+    ]
+    if as_json:
+        return render.document(counts)
+    rows = [tuple(count.values()) for count in counts]
+    render.table(("evaluation", "training", "also in training", "of pictures"), rows)
+
+
+@mix_app.command("explain")
+def mix_explain(
+    shards: Shards,
+    mix: Annotated[
+        str | None,
+        typer.Argument(help="DATASET[@SPLIT][:TASK][=WEIGHT],…", show_default="the recipe's"),
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="Name or TOML file.")] = "tiny",
+    stage: Annotated[Stage, typer.Option(help="Whose mixture of the recipe.")] = Stage.STAGE2,
+    as_json: Json = False,
+) -> None:
+    """Say what an epoch of a mixture takes from each source, before training on it.
+
+    Example: roikit mix explain vcr:reasoning-single=2,vg=1
+    """
+    from roikit import render
+    from roikit.config import load_recipe
+    from shards.stream import Stream
+
+    text = mix or load_recipe(recipe, stage=stage.value).run.mix
+    stream = Stream(shards, text, prefetch=0)
+    rows = [
+        {"source": name, "conversations": stream.source_lengths[name], "positions": quota}
+        | {"passes": quota / stream.source_lengths[name], "share": quota / stream.epoch_length}
+        for name, quota in stream.source_quotas.items()
+    ]
+    if as_json:
+        return render.document({"mix": text, "epoch": stream.epoch_length, "sources": rows})
+    columns = ("source", "conversations", "an epoch takes", "passes", "share")
+    render.table(columns, [tuple(row.values()) for row in rows])
+    render.line(f"an epoch has {stream.epoch_length:,} conversations")
+
+
+# --- training ---
+
+
+@app.command(rich_help_panel=TRAINING)
+def train(
+    stage: Annotated[Stage, typer.Argument(help="Which step.", show_default=False)],
+    shards: Shards,
+    recipe: Annotated[str, typer.Option(help="Name of a recipe, or a TOML file.")] = "small",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="TABLE.KEY=VALUE",
+            help="Override the recipe; may be given several times.",
+        ),
+    ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", help="Run or model to start from.", show_default="the stage before, in runs/"
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run.", show_default="runs/STAGE")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of data and weights.", show_default="the recipe's")
+    ] = None,
+    device: Device = "auto",
+    dtype: Annotated[
+        str | None, typer.Option(help="bf16 or fp32.", show_default="the recipe's")
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Train one step; run again after an interruption, it goes on from its last checkpoint.
+
+    align trains the image projector on captions, stage1 the region encoder on short texts, stage2
+    all but the vision tower on long texts. Each starts from the one before.
+
+    Example: roikit train stage1 --recipe tiny --set stage1.steps=300 --seed 1
+    """
+    from pipelines.stages import run_stage
+    from roikit import render, runs
+    from roikit.config import load_recipe
+
+    overrides = list(settings or ())
+    if seed is not None:
+        overrides += [f"seed={seed}", f"model.seed={seed}"]
+    if dtype is not None:
+        overrides.append(f"{stage.value}.dtype={dtype}")
+    resolved = load_recipe(recipe, stage=stage.value, overrides=overrides)
+    if start is None:
+        start = runs.default_start(paths.runs_dir(), stage.value)
+    with render.training(f"{resolved.name} {stage.value}") as live:
+        result = run_stage(
+            resolved,
+            shards=shards,
+            out=out or paths.runs_dir() / stage.value,
+            start=start,
+            device=device,
+            overwrite=overwrite,
+            on_start=live.start,
+            on_step=lambda step: live.step(step.step, step.loss, step.tokens, step.seconds),
+        )
+    if as_json:
+        return render.document(result)
+    if result.last_loss is None:
+        render.note("this run was finished before; --overwrite starts it anew")
+    else:
+        render.line(f"loss {result.last_loss:.4f} after {result.steps:,} steps")
+    render.line(str(result.model))
+
+
+# --- use ---
+
+
+@app.command("eval", rich_help_panel=USE)
+def evaluate(
+    name: Annotated[
+        str, typer.Argument(help="vg-caption, vcr or coco-category.", show_default=False)
+    ],
+    shards: Shards,
+    model: Model = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(help="Score another system's answers from this JSON file instead."),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Evaluation split.", show_default="the benchmark's")
+    ] = None,
+    limit: Limit = None,
+    controls: Annotated[
+        str, typer.Option(help="Controls to run: swapped, blank, both with a comma, or none.")
+    ] = "swapped,blank",
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts at once.")] = 8,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Result file, .json.", show_default="runs/eval/NAME-SPLIT.json"),
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Measure a model, or another system's answers, on a benchmark.
+
+    Writes one JSON file and, beside it, every answer as Parquet. The control `swapped` gives each
+    region the box of another one of the same picture, `blank` an empty picture.
+
+    Example: roikit eval vcr --model runs/stage2 --limit 1000
+    """
+    from roikit import render, runs
+    from roikit.evaluate import benchmarks
+    from roikit.evaluate.predictions import Predictions, read_predictions
+    from roikit.evaluate.predictor import ModelPredictor
+    from roikit.evaluate.report import render as result_table
+    from roikit.evaluate.result import save
+    from roikit.evaluate.run import evaluate as run
+    from shards.commit import load_dataset
+    from shards.identity import LeakCount, overlap
+    from shards.read import iter_samples
+
+    benchmark = benchmarks.get(name)
+    split = split or benchmark.split
+    out = out or paths.runs_dir() / "eval" / f"{name}-{split}.json"
+    if out.exists() and not overwrite:  # before the work, not after it
+        raise UsageError(f"`{out}` exists", hint="pass --overwrite, or another --out")
+    data_root = load_dataset(shards, benchmark.dataset, split).merkle_root
+    predictor: ModelPredictor | Predictions
+    about: dict[str, Any] = {}
+    if predictions is not None:
+        if model is not None:
+            raise UsageError("--predictions and --model: expected one of them, got both")
+        predictor = read_predictions(predictions)
+    else:
+        from roikit.model.generate import load_model
+
+        folder = Path(model) if model is not None else runs.default_model(paths.runs_dir())
+        predictor = ModelPredictor(load_model(folder, device=device, dtype=dtype))
+        about = {"system": str(folder), "system_hash": runs.weights_sha256(folder)}
+        trained = runs.trained_on(folder)
+        committed = trained is not None and all(_is_committed(shards, *one) for one in trained)
+        leak: LeakCount | None = None
+        if trained is not None and committed:
+            leak = overlap(shards, eval=(benchmark.dataset, split), train=trained)
+        about["leak"] = leak
+    with render.progress(name, "items") as progress:
+        result = run(
+            name,
+            iter_samples(shards, benchmark.dataset, split, tasks=[benchmark.task]),
+            predictor=predictor,
+            batch_size=batch_size,
+            limit=limit,
+            seed=seed,
+            controls=[] if controls == "none" else controls.split(","),
+            data_root=data_root,
+            progress=lambda done: progress(done, limit),
+            **about,
+        )
+    record = save(result, out, overwrite=overwrite)
+    if as_json:
+        return render.document(record)
+    render.console().print(result_table(result))
+    render.note(f"wrote {out}")
+
+
+@app.command(rich_help_panel=USE)
+def report(
+    results: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Result files.", show_default="all of runs/eval"),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Print results beside the published numbers.
+
+    Example: roikit report runs/eval/vcr-val.json
+    """
+    from roikit import render
+    from roikit.evaluate.report import report as tables
+    from roikit.evaluate.result import load
+
+    folder = paths.runs_dir() / "eval"
+    files = results or sorted(folder.glob("*.json"))
+    if not files:
+        raise UsageError(f"{folder}: found no results", hint="`roikit eval` makes them")
+    loaded = [load(path) for path in files]
+    if as_json:
+        return render.document([result.record for result in loaded])
+    render.console().print(tables(loaded))
+
+
+@app.command(rich_help_panel=USE)
+def chat(
+    image: Annotated[Path, typer.Argument(help="The picture.", show_default=False)],
+    box: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="X0,Y0,X1,Y1",
+            help="A region, in pixels or as fractions of the picture; may be given several times.",
+        ),
+    ] = None,
+    box_format: Annotated[BoxFormat, typer.Option(help="How boxes are read.")] = BoxFormat.XYXY,
+    ask: Annotated[
+        list[str] | None,
+        typer.Option(help="Ask this and leave; may be given several times, for several turns."),
+    ] = None,
+    model: Model = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, tokens.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.0,
+    seed: Seed = 0,
+    save: Annotated[
+        Path | None, typer.Option(help="With --ask: keep the conversation as NAME.json, NAME.png.")
+    ] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Talk about boxes on a picture: answers as they come, on stdout.
+
+    Regions are called region1, region2, … in the order of the boxes. Without --ask, questions are
+    read from the terminal (or a pipe); /help lists what else can be typed there.
+
+    Example: roikit chat photo.jpg --box 10,20,300,410 --ask "What is region1 doing?"
+    """
+    from roikit import load, render, runs
+    from roikit.chat import terminal
+
+    if as_json and not ask:
+        raise UsageError("--json: expected a question with --ask")
+    if save is not None and not ask:
+        raise UsageError("--save: expected a question with --ask", hint="in a conversation: /save")
+    folder = model if model is not None else runs.default_model(paths.runs_dir())
+    session = load(folder, device=device, dtype=dtype).session(
+        image,
+        boxes=box or (),
+        box_format=box_format.value,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+    )
+    faces = terminal.standard_terminal(os.environ)
+    if not ask:
+        failed = terminal.converse(session, faces)
+        if failed and not faces.is_interactive:
+            raise RoikitError(f"{failed} lines could not be answered")
+        return None
+    answers = []
+    for question in ask:
+        if as_json:
+            answers.append({"question": question, "answer": session.ask(question)})
+        else:
+            terminal.answer(session, question, faces)
+    for path in session.save(save, overwrite=overwrite) if save is not None else ():
+        render.note(f"wrote {path}")
+    if as_json:
+        return render.document(answers)
+    return None
+
+
+def _dataset_and_split(name: str) -> tuple[str, str]:
+    dataset, separator, split = name.partition("@")
+    if not separator or not split:
+        raise UsageError(f"`{name}`: expected DATASET@SPLIT, e.g. `vg@test`")
+    return dataset, split
+
+
+def _is_committed(shards: Path, dataset: str, split: str) -> bool:
+    from shards.layout import commit_path
+
+    return commit_path(shards, dataset, split).is_file()

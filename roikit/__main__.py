@@ -1,8 +1,8 @@
 """The `roikit` command: run `cli.app`, and end every failure in one line, a hint and an exit code.
 
 The one module of this package that looks up, at `cli`. `cli`, `pipelines` and `shards` are ordinary
-top-level names, so a file of the same name in the working directory could stand in front of ours: that
-is found before it runs. Exit codes: design, section 9.
+top-level names, so a file of the same name in the working directory could stand in front of ours:
+that is found before it runs. Exit codes: design, section 9.
 """
 
 import errno
@@ -65,7 +65,7 @@ def check_imports() -> None:
         spec = importlib.util.find_spec(name)
         places = [] if spec is None else [spec.origin, *(spec.submodule_search_locations or ())]
         found = [Path(place).resolve() for place in places if place is not None]
-        if any(place.is_relative_to(_ROOT) and place.parent in (_ROOT, _ROOT / name) for place in found):
+        if any(place.parent == _ROOT or place.parent == _ROOT / name for place in found):
             continue
         where = f"`{found[0]}`" if found else "nothing"
         raise UsageError(
@@ -82,6 +82,9 @@ def describe(error: BaseException) -> tuple[str, str | None, int]:
     """
     if isinstance(error, RoikitError):
         return str(error), error.hint, error.exit_code
+    signum = getattr(error, "signum", None)  # training stopped by a signal, its checkpoint saved
+    if isinstance(signum, int):
+        return str(error), "the same command goes on from the checkpoint just saved", 128 + signum
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         where = f" at `{error.filename}`" if error.filename else ""
         hint = "free some space or choose another `--out`; what is finished is kept, run it again"
@@ -90,7 +93,7 @@ def describe(error: BaseException) -> tuple[str, str | None, int]:
         return f"{error.filename}: {error.strerror or type(error).__name__}", None, 1
     first_line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     if _comes_from(error, "duckdb") and "lock" in first_line:
-        return first_line, "another process has the manifest open for writing: wait for it to end", 1
+        return first_line, "another process writes the manifest: wait for it to end", 1
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
         return f"out of memory: {first_line}", "use a smaller batch, or another `--device`", 1
     return f"{type(error).__name__}: {first_line}".rstrip(": "), None, 1
@@ -101,7 +104,7 @@ def _comes_from(error: BaseException, package: str) -> bool:
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:
-    # SystemExit, so that `finally` blocks run; training puts its own handler in place while it runs.
+    # SystemExit, so that `finally` blocks run; training has a handler of its own while it runs.
     raise SystemExit(EXIT_TERMINATED)
 
 

@@ -18,6 +18,7 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     Task,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -35,12 +36,14 @@ def document(value: Any) -> None:
     print(json.dumps(plain, indent=2, ensure_ascii=False))
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str | None = None) -> None:
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str = "") -> None:
     """Print rows under their column names; columns of numbers stand to the right.
 
     Where stdout is not a terminal the table is as wide as its content, so that nothing is cut off.
     """
-    shown = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    shown = Table(
+        title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold"
+    )
     for i, column in enumerate(columns):
         is_number = any(isinstance(row[i], int | float) for row in rows)
         shown.add_column(column, justify="right" if is_number else "left", overflow="fold")
@@ -65,7 +68,7 @@ def console() -> Console:
 
 
 def cell_text(value: Any) -> str:
-    """Return a value as a table shows it: thousands apart, four digits of a fraction, `-` for None."""
+    """Return a value as a table shows it: `1,234`, `0.1235`, `yes`, and `-` for None."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -106,6 +109,44 @@ def progress(title: str, unit: str) -> Iterator[Report]:
             bar.update(task, completed=done, total=total)
 
         yield report
+
+
+class Live:
+    """A training run's bar: steps, loss, tokens a second, time left."""
+
+    def __init__(self, bar: Progress, task: TaskID) -> None:
+        self._bar = bar
+        self._task = task
+        self._loss: float | None = None
+        self._rate: float | None = None
+
+    def start(self, done: int, total: int) -> None:
+        """Begin at step `done` of `total`."""
+        self._bar.reset(self._task, total=total, completed=done)
+
+    def step(self, step: int, loss: float, tokens: int, seconds: float) -> None:
+        """Show a finished step; loss and rate are smoothed over about 20 steps."""
+        rate = tokens / max(seconds, 1e-9)
+        self._loss = loss if self._loss is None else 0.95 * self._loss + 0.05 * loss
+        self._rate = rate if self._rate is None else 0.95 * self._rate + 0.05 * rate
+        said = f"loss {self._loss:.3f}  {self._rate:,.0f} tokens/s"
+        self._bar.update(self._task, completed=step, said=said)
+
+
+@contextmanager
+def training(title: str) -> Iterator[Live]:
+    """Show a training run on stderr while the block runs; on a terminal only."""
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[said]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+    ) as bar:
+        yield Live(bar, bar.add_task(title, total=None, said=""))
 
 
 class _Rate(ProgressColumn):

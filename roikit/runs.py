@@ -1,0 +1,100 @@
+"""What a training run's folder tells: where it started, what it was trained on, its weights.
+
+Reads `run.json` and file names, never weights into memory but to hash them; knows no torch.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from roikit.errors import UsageError
+
+#: The stage whose result each stage starts from.
+BEFORE = {"align": None, "stage1": "align", "stage2": "stage1"}
+
+
+def default_model(runs: Path) -> Path:
+    """Return the newest finished run of stage 2 or stage 1 below `runs`.
+
+    Raises:
+        UsageError: there is none.
+    """
+    finished = {
+        config.stat().st_mtime_ns: runs / stage
+        for stage in ("stage1", "stage2")
+        if (config := runs / stage / "model" / "config.json").is_file()
+    }
+    if not finished:
+        raise UsageError(
+            f"{runs}: expected a finished run, `stage2` or `stage1`, found none",
+            hint="train one with `roikit train`, or name a model with --model",
+        )
+    return finished[max(finished)]
+
+
+def default_start(runs: Path, stage: str) -> Path | None:
+    """Return the run that `stage` starts from when nothing is said.
+
+    Returns:
+        The stage before; None for `align`, and for stage 1 where nothing was aligned: then the
+        model is built anew, which works where its parts are pretrained.
+
+    Raises:
+        UsageError: the stage before is unfinished, or stage 2 has no stage 1 to start from.
+    """
+    before = BEFORE[stage]
+    if before is None:
+        return None
+    run = runs / before
+    if (run / "model" / "config.json").is_file():
+        return run
+    if run.exists():
+        raise UsageError(
+            f"{run}: this run is not finished, so {stage} cannot start from it",
+            hint=f"`roikit train {before}` goes on with it; --from names another run",
+        )
+    if stage == "stage1":
+        return None
+    raise UsageError(
+        f"{run}: expected the run that {stage} starts from, found nothing",
+        hint=f"run `roikit train {before}` first, or name a run with --from",
+    )
+
+
+def trained_on(model: Path) -> list[tuple[str, str]] | None:
+    """Return (dataset, split) of all that a run and the runs it started from were trained on.
+
+    Returns:
+        None where that is not known: `model` is not a run of ours, or a run before it is gone.
+    """
+    splits: set[tuple[str, str]] = set()
+    run: Path | None = model.parent if model.name == "model" else model
+    seen: set[Path] = set()
+    while run is not None and run not in seen:
+        seen.add(run)
+        try:
+            told: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
+            names = list(told["data"]["splits"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        splits.update((name.split("/")[0], name.split("/")[1]) for name in names)
+        run = Path(told["start"]) if told.get("start") else None
+    return sorted(splits)
+
+
+def weights_sha256(model: Path) -> str | None:
+    """Return the hash of a model's weights: of its safetensors files, in order of name.
+
+    Returns:
+        None where there are none, as for a name on the hub.
+    """
+    folder = model / "model" if (model / "model").is_dir() else model
+    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    if not files:
+        return None
+    whole = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            whole.update(hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()
