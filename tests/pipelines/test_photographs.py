@@ -206,6 +206,14 @@ def test_ids_stand_clear_of_the_real_datasets(vg):
     assert min(image["image_id"] for image in vg["image_data.json"]) > 10_000_000
 
 
+def test_the_table_in_the_documentation_is_true():
+    page = (Path(__file__).parents[2] / "docs" / "photographs.md").read_text(encoding="utf-8")
+    for one in PHOTOGRAPHS:
+        counts = (one.objects, one.coco_objects, one.regions, one.questions)
+        row = " | ".join([f"| `{one.file}`", one.split, *(str(len(count)) for count in counts)])
+        assert f"{row} |" in page
+
+
 @needs_pictures
 def test_pictures_are_the_ones_that_were_annotated(caplog, tmp_path):
     for photograph in PHOTOGRAPHS:
