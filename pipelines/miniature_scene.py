@@ -342,7 +342,7 @@ def _arc(
 def _star() -> list[tuple[float, float]]:
     points = []
     for i in range(10):
-        radius, angle = (1.0 if i % 2 == 0 else 0.42), math.radians(-90 + 36 * i)
+        radius, angle = (1.0 if i % 2 == 0 else 0.5), math.radians(-90 + 36 * i)
         points.append((radius * math.cos(angle), radius * math.sin(angle)))
     return points
 
@@ -357,7 +357,7 @@ def _heart() -> list[tuple[float, float]]:
     return points
 
 
-_ARM = 0.36
+_ARM = 0.4
 _OUTLINES: dict[str, list[tuple[float, float]]] = {
     "circle": _arc((0, 0), 1, 0, 360, 32)[:-1],
     "square": [(-1, -1), (1, -1), (1, 1), (-1, 1)],
@@ -369,9 +369,9 @@ _OUTLINES: dict[str, list[tuple[float, float]]] = {
     ],
     "heart": _heart(),
     # a disc with a smaller disc, moved to the right, bitten out of it
-    "moon": [*_arc((0, 0), 1, 52, 308, 24), *_arc((0.48, 0), 0.8, 280, 80, 16)],
+    "moon": [*_arc((0, 0), 1, 51, 309, 24), *_arc((0.6, 0), 0.78, 272, 88, 16)],
     "arrow": [
-        *((-1, -0.36), (0.05, -0.36), (0.05, -0.95), (1, 0)),
-        *((0.05, 0.95), (0.05, 0.36), (-1, 0.36)),
+        *((-1, -0.42), (0.05, -0.42), (0.05, -0.95), (1, 0)),
+        *((0.05, 0.95), (0.05, 0.42), (-1, 0.42)),
     ],
 }
