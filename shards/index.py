@@ -43,10 +43,20 @@ _SAMPLES = pa.schema(
 )
 _CONVERSATIONS = pa.schema(
     [
-        ("sample", pa.uint32()),
-        ("ordinal", pa.uint16()),
-        ("task", pa.uint8()),
-    ]  # task: place in `tasks`
+        ("conversation_sample", pa.uint32()),  # row in the samples' index
+        ("conversation_ordinal", pa.uint16()),  # place among the sample's conversations, from 0
+        ("conversation_task", pa.uint8()),  # place in the metadata's `tasks`
+    ]
+)
+_COLUMNS = (
+    "key",
+    "native_id",
+    "image_sha256",
+    "image_offset",
+    "image_length",
+    "json_sha256",
+    "json_length",
+    "conversations.list.element.task",
 )
 
 
@@ -103,40 +113,52 @@ def build_index(
     Raises:
         CorruptSampleError: a sidecar is missing or unreadable.
     """
-    samples: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in _SAMPLES.names}
-    conversations: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in _CONVERSATIONS.names}
+    columns = derive_columns(folder, num_shards, dataset=dataset, split=split)
+    metadata = {
+        "format": str(FORMAT_VERSION),
+        "merkle_root": merkle_root,
+        "tasks": ",".join(TASKS),
+    }
+    _write(folder / SAMPLES_INDEX_NAME, _SAMPLES.with_metadata(metadata), columns)
+    _write(folder / CONVERSATIONS_INDEX_NAME, _CONVERSATIONS.with_metadata(metadata), columns)
+
+
+def derive_columns(
+    folder: Path, num_shards: int, *, dataset: str, split: str
+) -> dict[str, npt.NDArray[Any]]:
+    """Return the index's columns as the sidecars give them, by `SplitIndex`'s names.
+
+    Raises:
+        CorruptSampleError: a sidecar is missing or unreadable.
+    """
+    parts: dict[str, list[npt.NDArray[Any]]] = {
+        name: [] for name in (*_SAMPLES.names, *_CONVERSATIONS.names)
+    }
     codes = {task: code for code, task in enumerate(TASKS)}
     num_samples = 0
     for shard in range(num_shards):
-        path = folder / f"{shard_stem(dataset, split, shard)}.parquet"
-        table = sidecar.read_rows(path)
-        columns = {
-            "shard": [shard] * table.num_rows,
+        table = sidecar.read_rows(folder / f"{shard_stem(dataset, split, shard)}.parquet", _COLUMNS)
+        tasks = [[c["task"] for c in row] for row in table["conversations"].to_pylist()]
+        columns: dict[str, Any] = {
+            "shard": [shard] * len(tasks),
             "number": [parse_key(key)[1] for key in table["key"].to_pylist()],
-            "image_offset": table["image_offset"].to_pylist(),
-            "image_length": table["image_length"].to_pylist(),
-            "json_length": table["json_length"].to_pylist(),
+            "image_offset": table["image_offset"].to_numpy(),
+            "image_length": table["image_length"].to_numpy(),
+            "json_length": table["json_length"].to_numpy(),
             "image_hash": [short_hash(value) for value in table["image_sha256"].to_pylist()],
             "json_hash": [short_hash(value) for value in table["json_sha256"].to_pylist()],
             "native_hash": [native_hash(value) for value in table["native_id"].to_pylist()],
+            "conversation_sample": [num_samples + i for i, row in enumerate(tasks) for _ in row],
+            "conversation_ordinal": [i for row in tasks for i in range(len(row))],
+            "conversation_task": [codes[task] for row in tasks for task in row],
         }
         for name, values in columns.items():
-            samples[name].append(
-                np.array(values, dtype=_SAMPLES.field(name).type.to_pandas_dtype())
-            )
-        nested = table["conversations"].combine_chunks()
-        lengths = (
-            np.diff(nested.offsets.to_numpy()) if table.num_rows else np.zeros(0, dtype=np.int64)
-        )
-        tasks = nested.flatten().field("task").to_pylist()
-        conversations["sample"].append(np.repeat(np.arange(table.num_rows) + num_samples, lengths))
-        starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
-        conversations["ordinal"].append(np.arange(len(tasks)) - starts)
-        conversations["task"].append(np.array([codes[task] for task in tasks]))
-        num_samples += table.num_rows
-    metadata = {"format": str(FORMAT_VERSION), "merkle_root": merkle_root, "tasks": ",".join(TASKS)}
-    _write(folder / SAMPLES_INDEX_NAME, _SAMPLES.with_metadata(metadata), samples)
-    _write(folder / CONVERSATIONS_INDEX_NAME, _CONVERSATIONS.with_metadata(metadata), conversations)
+            parts[name].append(np.array(values, dtype=_dtype(name)))
+        num_samples += len(tasks)
+    return {
+        name: np.concatenate(arrays) if arrays else np.zeros(0, dtype=_dtype(name))
+        for name, arrays in parts.items()
+    }
 
 
 def open_index(root: Path | str, dataset: str, split: str, merkle_root: str) -> SplitIndex:
@@ -161,19 +183,18 @@ def open_index(root: Path | str, dataset: str, split: str, merkle_root: str) -> 
         split=split,
         merkle_root=merkle_root,
         **{name: _column(samples, name) for name in _SAMPLES.names},
-        conversation_sample=_column(conversations, "sample"),
-        conversation_ordinal=_column(conversations, "ordinal"),
-        conversation_task=_column(conversations, "task"),
+        **{name: _column(conversations, name) for name in _CONVERSATIONS.names},
         tasks=tuple(conversations.schema.metadata[b"tasks"].decode().split(",")),
     )
 
 
-def _write(path: Path, schema: pa.Schema, columns: dict[str, list[npt.NDArray[Any]]]) -> None:
-    arrays = []
-    for field in schema:
-        dtype = field.type.to_pandas_dtype()
-        parts = [part.astype(dtype) for part in columns[field.name]]
-        arrays.append(pa.array(np.concatenate(parts) if parts else np.zeros(0, dtype=dtype)))
+def _dtype(name: str) -> Any:
+    schema = _SAMPLES if name in _SAMPLES.names else _CONVERSATIONS
+    return schema.field(name).type.to_pandas_dtype()
+
+
+def _write(path: Path, schema: pa.Schema, columns: dict[str, npt.NDArray[Any]]) -> None:
+    arrays = [pa.array(columns[name]) for name in schema.names]
     # One batch, uncompressed: every column is then one run of bytes that can be used where it lies.
     batch = pa.RecordBatch.from_arrays(arrays, schema=schema)
     with replacing(path) as file, pa.ipc.new_file(file, schema) as writer:

@@ -15,7 +15,8 @@ length)`
 
 Permutations are keyed Feistel networks over the next power of four, walked until they land inside.
 They need no table, so any position of any epoch is found at once. Changing anything here changes
-the ORDER of every run: the change notes must say so, and runs begun before cannot be resumed after.
+the ORDER of every run: raise `ORDER_VERSION` (runs begun before are then refused, not continued
+wrongly) and say so in the change notes.
 """
 
 import hashlib
@@ -24,6 +25,8 @@ from functools import lru_cache
 
 from roikit.errors import UsageError
 
+#: Part of every key and of the stream's fingerprint: raised with any change of the order.
+ORDER_VERSION = 1
 #: Positions a block holds, about. Small enough for proportions to hold within any few batches.
 BLOCK = 64
 _ROUNDS = 6
@@ -147,5 +150,5 @@ def _mix(value: int) -> int:
 @lru_cache(maxsize=1024)
 def _key(*parts: int | str) -> int:
     """Return 64 bits that depend on all of `parts`."""
-    text = "/".join(str(part) for part in ("roikit-order-1", *parts))
+    text = "/".join(str(part) for part in (f"roikit-order-{ORDER_VERSION}", *parts))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")

@@ -167,11 +167,14 @@ def read_rejections(path: Path) -> list[Rejection]:
 def read_rows(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Read the shard's rows as an Arrow table, all columns of `SCHEMA` or the named ones.
 
+    A field of a nested column is named like `conversations.list.element.task`.
+
     Raises:
         CorruptSampleError: the file is missing, cut, or none of ours.
     """
     try:
-        return pq.read_table(path, columns=None if columns is None else list(columns))
+        with pq.ParquetFile(path) as file:
+            return file.read(columns=None if columns is None else list(columns))
     except (OSError, KeyError, pa.ArrowException) as error:
         raise CorruptSampleError(f"{path}: cannot read this sidecar: {error}") from error
 

@@ -25,7 +25,7 @@ from roikit.sample import Example
 from shards.commit import load_dataset
 from shards.index import SplitIndex, native_hash, open_index, short_hash
 from shards.mix import MixEntry, parse_mix
-from shards.order import Order
+from shards.order import ORDER_VERSION, Order
 from shards.read import ShardReader
 
 __all__ = ["MixEntry", "Order", "Stream", "parse_mix"]
@@ -264,5 +264,5 @@ class Stream:
 def _fingerprint(roots: dict[str, str], mix: Sequence[MixEntry], excluded: Sequence[str]) -> str:
     """Return a hash of everything but the seed that the order depends on."""
     entries = [[entry.name, entry.weight] for entry in mix]
-    text = json.dumps([sorted(roots.items()), entries, list(excluded)])
+    text = json.dumps([ORDER_VERSION, sorted(roots.items()), entries, list(excluded)])
     return hashlib.sha256(text.encode()).hexdigest()
