@@ -197,7 +197,7 @@ def test_a_resumed_region_spoken_of_later_is_no_longer_context(make_session):
 
 
 def test_saving_a_photo_keeps_its_hash_and_does_not_copy_it(make_session, tmp_path):
-    session, model = make_session()
+    session, _ = make_session()
     buffer = io.BytesIO()
     exif = PIL.Image.Exif()
     exif[0x0112] = 8
