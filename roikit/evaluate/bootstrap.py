@@ -47,28 +47,6 @@ def _ratio(sums: Floats) -> Floats:
     return out
 
 
-def replicates(measure: Measure, images: Sequence[str], *, seed: int) -> Floats:
-    """Return the measure on `RESAMPLES` resamples of the images, (R,).
-
-    The same images and seed give the same resamples: two measures of the same items are paired.
-
-    Args:
-        measure: over N items.
-        images: (N,) the image of each item.
-        seed: of the resampling.
-    """
-    _, index = np.unique(np.asarray(images), return_inverse=True)
-    num_images = int(index.max()) + 1
-    by_image = np.zeros((num_images, measure.stats.shape[1]))
-    np.add.at(by_image, index, measure.stats)
-    generator = np.random.default_rng(seed)
-    sums = np.empty((RESAMPLES, by_image.shape[1]))
-    for r in range(RESAMPLES):
-        drawn = generator.integers(0, num_images, num_images)
-        sums[r] = np.bincount(drawn, minlength=num_images) @ by_image
-    return measure.finish(sums)
-
-
 def point(measure: Measure) -> float | None:
     """Return the measure on the items themselves; None where no item has a say."""
     if not measure.counted.any():
@@ -77,26 +55,48 @@ def point(measure: Measure) -> float | None:
     return None if np.isnan(value) else value
 
 
-def score(measure: Measure, images: Sequence[str], *, seed: int) -> Score:
-    """Return the measure with its interval; one image alone has none."""
-    value = point(measure)
-    low = high = None
-    if value is not None and len(set(images)) > 1:
-        low, high = _interval(replicates(measure, images, seed=seed))
-    return Score(value=value, low=low, high=high, n=int(measure.counted.sum()))
+class Resampler:
+    """Resamples of the images that some items lie in, drawn once and used for every measure.
 
+    The same images and seed give the same resamples, so two measures of the same items are paired.
 
-def difference(one: Measure, other: Measure, images: Sequence[str], *, seed: int) -> Score:
-    """Return `one` minus `other` over the same items, with the paired interval."""
-    a, b = point(one), point(other)
-    n = int((one.counted & other.counted).sum())
-    if a is None or b is None:
-        return Score(value=None, low=None, high=None, n=n)
-    low = high = None
-    if len(set(images)) > 1:
-        pairs = replicates(one, images, seed=seed) - replicates(other, images, seed=seed)
-        low, high = _interval(pairs)
-    return Score(value=a - b, low=low, high=high, n=n)
+    Args:
+        images: (N,) the image of each item.
+        seed: of the resampling.
+    """
+
+    def __init__(self, images: Sequence[str], *, seed: int) -> None:
+        names, self._index = np.unique(np.asarray(images, dtype=str), return_inverse=True)
+        self._num_images = len(names)
+        generator = np.random.default_rng(seed)
+        #: (R, images) how often each image was drawn
+        self._times = np.zeros((RESAMPLES, self._num_images), dtype=np.uint16)
+        for times in self._times if self._num_images > 1 else ():
+            drawn = generator.integers(0, self._num_images, self._num_images)
+            times[:] = np.bincount(drawn, minlength=self._num_images)
+
+    def replicates(self, measure: Measure) -> Floats:
+        """Return the measure on each resample, (R,)."""
+        by_image = np.zeros((self._num_images, measure.stats.shape[1]))
+        np.add.at(by_image, self._index, measure.stats)
+        blocks = np.array_split(self._times, max(1, self._times.size // 10_000_000))
+        return measure.finish(np.concatenate([block @ by_image for block in blocks]))
+
+    def score(self, measure: Measure) -> Score:
+        """Return the measure with its interval; one image alone has none."""
+        value, low, high = point(measure), None, None
+        if value is not None and self._num_images > 1:
+            low, high = _interval(self.replicates(measure))
+        return _score(value, low, high, int(measure.counted.sum()))
+
+    def difference(self, one: Measure, other: Measure) -> Score:
+        """Return `one` minus `other` over the same items, with the paired interval."""
+        a, b = point(one), point(other)
+        low = high = None
+        if a is not None and b is not None and self._num_images > 1:
+            low, high = _interval(self.replicates(one) - self.replicates(other))
+        value = None if a is None or b is None else a - b
+        return _score(value, low, high, int((one.counted & other.counted).sum()))
 
 
 def _interval(values: Floats) -> tuple[float | None, float | None]:
@@ -106,3 +106,10 @@ def _interval(values: Floats) -> tuple[float | None, float | None]:
     tail = 100 * (1 - LEVEL) / 2
     low, high = np.percentile(values, [tail, 100 - tail])
     return float(low), float(high)
+
+
+def _score(value: float | None, low: float | None, high: float | None, n: int) -> Score:
+    """Round away what the order of a sum decides, which may differ between machines."""
+    rounded = (None if x is None else round(x, 6) for x in (value, low, high))
+    value, low, high = rounded
+    return Score(value=value, low=low, high=high, n=n)

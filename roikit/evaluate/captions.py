@@ -187,6 +187,7 @@ class _Meteor:
 
         self._scorer = Meteor()
         self._seen: dict[tuple[str, tuple[str, ...]], Floats] = {}
+        self._scored: dict[bytes, Floats] = {}
 
     def stats(self, pairs: Sequence[tuple[str, list[str]]]) -> Floats:
         """Return (N, K) counts of matches, words and chunks, which METEOR adds up over a corpus."""
@@ -199,8 +200,11 @@ class _Meteor:
 
     def scores(self, sums: Floats) -> Floats:
         """Return (R,) scores of (R, K) summed statistics, as METEOR itself computes them."""
-        lines = " ||| ".join(" ".join(repr(float(x)) for x in row) for row in sums)
-        return np.array(self._ask(lambda: self._evaluate(lines, len(sums))))
+        key = sums.tobytes()
+        if key not in self._scored:
+            lines = " ||| ".join(" ".join(repr(float(x)) for x in row) for row in sums)
+            self._scored[key] = np.array(self._ask(lambda: self._evaluate(lines, len(sums))))
+        return self._scored[key]
 
     def _evaluate(self, lines: str, count: int) -> list[float]:
         process = self._scorer.meteor_p
@@ -254,8 +258,16 @@ def _bleu(hypotheses: dict[int, list[str]], gold: dict[int, list[str]]) -> dict[
         ]
     )
 
+    finished: dict[bytes, Floats] = {}  # the four orders share their counts
+
     def finish(order: int) -> Callable[[Floats], Floats]:
-        return lambda sums: np.array([_corpus_bleu(row)[order - 1] for row in sums]) * 100
+        def scores(sums: Floats) -> Floats:
+            key = sums.tobytes()
+            if key not in finished:
+                finished[key] = np.array([_corpus_bleu(row) for row in sums]) * 100
+            return finished[key][:, order - 1]
+
+        return scores
 
     return {
         f"bleu_{order}": Measure(

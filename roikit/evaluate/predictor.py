@@ -3,9 +3,7 @@
 `Predictor` is all that a model must offer. Torch is imported only when `ModelPredictor` is used.
 """
 
-import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from roikit.errors import RoikitError
@@ -81,18 +79,6 @@ class ModelPredictor:
         from roikit.model.generate import score_options
 
         return score_options(self._loaded, prompts, options)
-
-
-def system_hash(folder: Path) -> str:
-    """Return a hash over a model folder's files (weights, configuration, tokenizer) and names."""
-    digest = hashlib.sha256()
-    kinds = {".safetensors", ".json", ".jinja", ".txt", ".model"}
-    for path in sorted(folder.iterdir()):
-        if path.suffix in kinds and path.is_file():
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-            digest.update(f"{path.name} {content}\n".encode())
-    return digest.hexdigest()
 
 
 class ModelAnswerer:

@@ -29,7 +29,7 @@ HEADINGS = {
     "qa_r": "QA→R",
     "q_ar": "Q→AR",
     "likelihood": "likelihood",
-    "likelihood_per_token": "likelihood a token",
+    "likelihood_per_token": "likelihood per token",
     "letter": "letter generated",
     "choice": "choice",
     "unclear": "no pick",
@@ -278,7 +278,7 @@ def _table(name: str, results: Sequence[Result]) -> Table:
                 (record.system or "this run") + (f", {heading(way)}" if way else "") + mark
             )
             cells = [_with_interval(scores[m]) if m in scores else "–" for m in metrics]
-            table.add_row(system, record.split, *map(Text, cells), Text(result.seen_in_training))
+            table.add_row(system, record.split, *map(Text, cells), Text(_trained_on(result)))
     table.caption = Text("\n".join(footnotes)) if footnotes else None
     return table
 
@@ -293,6 +293,13 @@ def _ways(result: Result, metrics: Sequence[str], is_choice: bool) -> dict[str, 
         if step in metrics and way and "/" not in way:
             ways.setdefault(way, {})[step] = score
     return ways
+
+
+def _trained_on(result: Result) -> str:
+    leak = result.record.leak
+    if leak is None:
+        return "images trained on: not counted"
+    return f"images trained on: {leak.found:,} of {leak.total:,}"
 
 
 def _number(score: Score | None) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from roikit.evaluate import choice, normalise
-from roikit.evaluate.bootstrap import Measure, difference, mean_measure, score
+from roikit.evaluate.bootstrap import Measure, Resampler, mean_measure
 from roikit.evaluate.captions import CaptionScorer
 from roikit.evaluate.choice import ChoiceAnswer
 from roikit.evaluate.items import Item, Question, RegionItem, image_id
@@ -19,6 +19,8 @@ ExtraMetrics = Callable[[Item, str], Mapping[str, float | None]]
 
 #: What was answered: a text about a region, or an answer for each step of a question.
 Answer = str | dict[str, ChoiceAnswer]
+
+Rows = npt.NDArray[np.bool_]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -78,13 +80,7 @@ class Scorer:
 
     def scores(self, measures: Mapping[str, Measure], cases: Sequence[Case]) -> Scores:
         """Give measures their intervals, over all cases and by group."""
-        return self._by_group(
-            cases,
-            lambda rows, images: {
-                name: score(measure.take(rows), images, seed=self._seed)
-                for name, measure in measures.items()
-            },
-        )
+        return _scores(measures, self._parts(cases))
 
     def control(self, cases: Sequence[Case], measures: Mapping[str, Measure], name: str) -> Control:
         """Score one control beside the true boxes, over the cases that take part in both.
@@ -102,30 +98,29 @@ class Scorer:
                 left_out[reason] = left_out.get(reason, 0) + 1
         true = measures if len(kept) == len(cases) else self.measures(kept, "true")
         changed = self.measures(kept, name)
+        parts = self._parts(kept)
         shared = [metric for metric in true if metric in changed]
-        differences = self._by_group(
-            kept,
-            lambda rows, images: {
-                metric: difference(
-                    true[metric].take(rows), changed[metric].take(rows), images, seed=self._seed
-                )
-                for metric in shared
-            },
-        )
         follows = same = None
         if name == "swapped" and self._kind != "choice" and kept:
-            follows = self.scores(self._follows(kept, name), kept)
-            agree = mean_measure([self._agree(case) for case in kept])
-            same = score(agree, [image_id(case.item) for case in kept], seed=self._seed)
+            follows = _scores(self._follows(kept, name), parts)
+            same = parts.everything.score(mean_measure([self._agree(case) for case in kept]))
         return Control(
             items=len(kept),
             left_out=left_out,
-            paired=self.scores(true, kept),
-            control=self.scores(changed, kept),
-            difference=differences,
+            paired=_scores(true, parts),
+            control=_scores(changed, parts),
+            difference=parts.compute(
+                lambda rows, sampler: {
+                    metric: sampler.difference(true[metric].take(rows), changed[metric].take(rows))
+                    for metric in shared
+                }
+            ),
             follows_box=follows,
             same_reference=same,
         )
+
+    def _parts(self, cases: Sequence[Case]) -> "_Parts":
+        return _Parts(cases, seed=self._seed)
 
     def _follows(self, cases: Sequence[Case], control: str) -> dict[str, Measure]:
         """Score answers against the item whose box was given: exact match, and further metrics."""
@@ -160,21 +155,34 @@ class Scorer:
         names = dict.fromkeys(name for row in rows for name in row)
         return {name: mean_measure([row.get(name) for row in rows]) for name in names}
 
-    def _by_group(
-        self,
-        cases: Sequence[Case],
-        compute: Callable[[npt.NDArray[np.bool_], list[str]], dict[str, Score]],
-    ) -> Scores:
-        groups = np.array([case.group or "" for case in cases])
-        images = np.array([image_id(case.item) for case in cases])
-        names = sorted({case.group for case in cases if case.group})
-        everything = np.ones(len(cases), dtype=bool)
+
+class _Parts:
+    """All cases, and each group of them, with the resamples that their scores share."""
+
+    def __init__(self, cases: Sequence[Case], *, seed: int) -> None:
+        images = np.array([image_id(case.item) for case in cases], dtype=str)
+        groups = np.array([case.group or "" for case in cases], dtype=str)
+        self.everything = Resampler(images.tolist(), seed=seed)
+        self._all = np.ones(len(cases), dtype=bool)
+        self._groups: dict[str, tuple[Rows, Resampler]] = {}
+        for name in sorted(set(groups.tolist()) - {""}):
+            rows = groups == name
+            self._groups[name] = (rows, Resampler(images[rows].tolist(), seed=seed))
+
+    def compute(self, score: Callable[[Rows, Resampler], dict[str, Score]]) -> Scores:
+        """Call `score` for everything and for each group."""
         return Scores(
-            overall=compute(everything, images.tolist()),
-            groups={
-                name: compute(groups == name, images[groups == name].tolist()) for name in names
-            },
+            overall=score(self._all, self.everything),
+            groups={name: score(rows, sampler) for name, (rows, sampler) in self._groups.items()},
         )
+
+
+def _scores(measures: Mapping[str, Measure], parts: _Parts) -> Scores:
+    return parts.compute(
+        lambda rows, sampler: {
+            name: sampler.score(measure.take(rows)) for name, measure in measures.items()
+        }
+    )
 
 
 def per_class(cases: Sequence[Case]) -> dict[str, ClassScore]:
