@@ -3,7 +3,7 @@
 BLEU, METEOR, ROUGE-L and CIDEr are not re-implemented: this starts the two Java programs once a
 run, hands strings over, and keeps the per-item numbers that intervals need. The package ships its
 jars, but not Java. Without it there is no METEOR, and the other three are computed on words split
-at white space; `CaptionScorer.notes` says so: such numbers do not compare with published ones.
+at white space; `CaptionScorer.caveats` says so: such numbers do not compare with published ones.
 """
 
 import os
@@ -63,6 +63,11 @@ class CaptionScorer:
     ) -> None:
         self.close()
 
+    def start(self) -> None:
+        """Start METEOR now: it reads its tables for seconds, meanwhile a model can answer."""
+        if self.problem is None and self._meteor is None:
+            self._meteor = _Meteor()
+
     def close(self) -> None:
         """End the Java process, if one runs."""
         if self._meteor is not None:
@@ -84,8 +89,8 @@ class CaptionScorer:
         }
 
     @property
-    def notes(self) -> list[str]:
-        """What a reader of the numbers must know."""
+    def caveats(self) -> list[str]:
+        """Why the numbers do not compare with published ones; empty where they do."""
         if self.problem is None:
             return []
         return [
@@ -135,8 +140,8 @@ class CaptionScorer:
     def _meteor_measure(
         self, hypotheses: dict[int, list[str]], gold: dict[int, list[str]]
     ) -> Measure:
-        if self._meteor is None:
-            self._meteor = _Meteor()
+        self.start()
+        assert self._meteor is not None
         meteor = self._meteor
         stats = meteor.stats([(hypotheses[i][0], gold[i]) for i in hypotheses])
         return Measure(

@@ -172,7 +172,7 @@ def incomparable(result: Result) -> list[str]:
         reasons.append(f"limited to {record.limit:,} items")
     if benchmark.num_items is not None and record.items != benchmark.num_items:
         reasons.append(f"{record.items:,} items instead of {benchmark.num_items:,}")
-    return reasons + record.notes
+    return reasons + record.caveats
 
 
 def render(result: Result) -> Table:
@@ -235,7 +235,7 @@ def _caption(result: Result) -> str:
         if control.same_reference is not None:
             share = _number(control.same_reference)
             lines.append(f"both boxes call for the same answer: {share} % of `{name}`")
-    return "\n".join([*lines, result.seen_in_training, *record.notes])
+    return "\n".join([*lines, result.seen_in_training, *record.caveats, *record.notes])
 
 
 def report(results: Sequence[Result]) -> RenderableType:

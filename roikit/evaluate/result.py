@@ -82,7 +82,8 @@ class ResultRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     per_class: dict[str, ClassScore]
     controls: dict[str, Control]
     leak: Leak | None  #: None where it was not counted
-    notes: list[str]  #: what a reader of the numbers must know
+    caveats: list[str]  #: why the scores do not compare with published ones
+    notes: list[str]  #: what else a reader should know
     predictions: str | None  #: name of the Parquet file beside this one
 
 

@@ -93,7 +93,7 @@ def evaluate(
     system_hash: str | None = None,
     subset: Callable[[Item], str | None] | None = None,
     extra_metrics: ExtraMetrics | None = None,
-    notes: Sequence[str] = (),
+    caveats: Sequence[str] = (),
     use_java: bool = True,
     progress: Callable[[int], None] | None = None,
 ) -> Result:
@@ -114,7 +114,7 @@ def evaluate(
         system_hash: of its bytes.
         subset: gives an item's group, for scores by group as well; None puts it in no group.
         extra_metrics: more metrics of one answer, 0 to 1, averaged and given times 100.
-        notes: what the caller knows and a reader must, e.g. that the data is a miniature.
+        caveats: what forbids comparing the result with published ones, e.g. `miniature data`.
         use_java: False leaves METEOR and PTB's tokenizer out even where Java is there.
         progress: called with the number of items answered so far.
 
@@ -145,21 +145,24 @@ def evaluate(
     seen = _Seen()
     stream = read_items(benchmark, seen.watch(samples), limit=limit, skipped=skipped)
     cases: list[Case] = []
-    for batch in _chunks(_pending(stream, answerer.needs_pictures, subset, seed), batch_size):
-        for control in ("true", *controls):
-            _answer(benchmark, answerer, batch, control, batch_size)
-        cases += [pending.case for pending in batch]
-        if progress is not None:
-            progress(len(cases))
-    if not cases:
-        raise UsageError(_nothing_to_do(benchmark, seen, skipped))
-
-    record = _score(benchmark, cases, controls, seed=seed, extra=extra_metrics, use_java=use_java)
-    all_notes = [*notes, *record["notes"]]
+    with CaptionScorer(use_java=use_java) as captions:
+        if benchmark.kind == "caption":
+            captions.start()
+        for batch in _chunks(_pending(stream, answerer.needs_pictures, subset, seed), batch_size):
+            for control in ("true", *controls):
+                _answer(benchmark, answerer, batch, control, batch_size)
+            cases += [pending.case for pending in batch]
+            if progress is not None:
+                progress(len(cases))
+        if not cases:
+            raise UsageError(_nothing_to_do(benchmark, seen, skipped))
+        scorer = Scorer(benchmark.kind, captions=captions, seed=seed, extra=extra_metrics)
+        record = _score(benchmark, cases, controls, scorer, captions)
+    notes: list[str] = []
     if isinstance(predictor, Predictions):
-        all_notes.append("scored from a file of predictions: no controls")
+        notes.append("scored from a file of predictions: no controls")
         if predictor.num_unused:
-            all_notes.append(f"{predictor.num_unused:,} predictions answered no item")
+            notes.append(f"{predictor.num_unused:,} predictions answered no item")
         system = system or predictor.path.name
         system_hash = system_hash or predictor.sha256
     return Result(
@@ -185,7 +188,9 @@ def evaluate(
             skipped=dict(sorted(skipped.items())),
             leak=None if leak is None else Leak(found=leak.found, total=leak.total),
             predictions=None,
-            **(record | {"notes": all_notes}),
+            caveats=[*caveats, *(captions.caveats if benchmark.kind == "caption" else ())],
+            notes=notes,
+            **record,
         ),
         predictions=rows_table([row for case in cases for row in _rows(case)]),
     )
@@ -195,32 +200,23 @@ def _score(
     benchmark: Benchmark,
     cases: list[Case],
     controls: Sequence[str],
-    *,
-    seed: int,
-    extra: ExtraMetrics | None,
-    use_java: bool,
+    scorer: Scorer,
+    captions: CaptionScorer,
 ) -> dict[str, Any]:
     """Return the record's fields that come from scoring."""
     log.info("scoring %d items of %s", len(cases), benchmark.name)
-    versions = {"normalisation": f"{benchmark.name}@{benchmark.version}"}
-    notes: list[str] = []
+    measures = scorer.measures(cases, "true")
+    scores = scorer.scores(measures, cases)
     classes = scoring.per_class(cases) if benchmark.kind == "category" else {}
-    with CaptionScorer(use_java=use_java) as captions:
-        scorer = Scorer(benchmark.kind, captions=captions, seed=seed, extra=extra)
-        measures = scorer.measures(cases, "true")
-        scores = scorer.scores(measures, cases)
-        controlled = {name: scorer.control(cases, measures, name) for name in controls}
-        if benchmark.kind == "caption":
-            versions |= captions.versions
-            notes += captions.notes
     if classes:
         scores.overall["accuracy_by_class"] = scoring.mean_over_classes(classes)
+    versions = {"normalisation": f"{benchmark.name}@{benchmark.version}"}
+    is_caption = benchmark.kind == "caption"
     return {
         "scores": scores,
         "per_class": classes,
-        "controls": controlled,
-        "metric_versions": versions,
-        "notes": notes,
+        "controls": {name: scorer.control(cases, measures, name) for name in controls},
+        "metric_versions": versions | (captions.versions if is_caption else {}),
     }
 
 

@@ -41,7 +41,7 @@ class Scorer:
 
     Args:
         kind: the benchmark's.
-        captions: started once a run; None where the benchmark has no captions.
+        captions: started once a run; used by benchmarks of captions only.
         seed: of the intervals.
         extra: further metrics, averaged like the others.
     """
@@ -50,7 +50,7 @@ class Scorer:
         self,
         kind: str,
         *,
-        captions: CaptionScorer | None,
+        captions: CaptionScorer,
         seed: int,
         extra: ExtraMetrics | None = None,
     ) -> None:
@@ -71,7 +71,6 @@ class Scorer:
         elif self._kind == "category":
             measures = {"accuracy": self._exact(items, answers)}
         else:
-            assert self._captions is not None
             measures = self._captions.measures(
                 [normalise.caption(_text(answer)) for answer in answers],
                 [_references(item, "caption") for item in items],
