@@ -4,7 +4,7 @@ In: a resolved recipe and the shards' folder. Out: a trained run. This is where 
 shards, for `roikit train` and for whatever trains several stages in a row.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,8 @@ from roikit.config import Recipe
 from roikit.errors import UsageError
 from roikit.mentions import plain
 from roikit.prompt import as_dialogue
-from shards.mix import MixEntry, parse_mix
+from shards.commit import list_datasets
+from shards.mix import parse_mix
 from shards.read import iter_samples
 
 if TYPE_CHECKING:  # training imports torch, which conversion must not
@@ -62,7 +63,7 @@ def run_stage(
         stream=stream,
         out=out,
         start=start,
-        texts=lambda: training_texts(shards, mix),
+        texts=lambda: training_texts(shards),
         data={"mix": recipe.run.mix, "splits": stream.roots},
         device=device,
         overwrite=overwrite,
@@ -71,13 +72,16 @@ def run_stage(
     )
 
 
-def training_texts(shards: Path, mix: Sequence[MixEntry]) -> Iterator[str]:
-    """Yield every turn a mixture trains on, as a person reads it, in the shards' order."""
-    for entry in mix:
-        for sample, _ in iter_samples(shards, entry.dataset, entry.split, tasks=entry.tasks):
+def training_texts(shards: Path) -> Iterator[str]:
+    """Yield every turn of every training split, as a person reads it, in the shards' order.
+
+    A tokenizer learned when the first stage begins must know the words of the later ones.
+    """
+    for info in list_datasets(shards):
+        if info.split != "train" and not info.split.startswith("train-first"):
+            continue
+        for sample, _ in iter_samples(shards, info.dataset, info.split):
             for conversation in sample.conversations:
-                if conversation.task not in entry.tasks:
-                    continue
                 dialogue = as_dialogue(conversation)
                 if dialogue is not None:
                     yield from (plain(turn.text) for turn in dialogue.turns)
