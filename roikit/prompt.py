@@ -23,7 +23,7 @@ REGION_TOKEN = "<|region|>"
 
 #: Private-use characters that stand for text which must never be read as a special token.
 _GUARD_START, _GUARD_END = "\ue000", "\ue001"
-_NAME = re.compile(r"\bregion ?([1-9]\d*)\b", re.IGNORECASE)
+_NAME = re.compile(r"<region([1-9]\d*)>|\bregion ?([1-9]\d*)\b", re.IGNORECASE)
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -143,11 +143,15 @@ def map_back(text: str, region_order: Sequence[int]) -> str:
     A name that stands for nothing stays as the words it is.
     """
 
-    def to_mention(match: re.Match[str]) -> str:
-        index = int(match[1]) - 1
-        return mention(region_order[index]) if index < len(region_order) else match[0]
-
-    return _NAME.sub(to_mention, escape(text))
+    pieces = []
+    position = 0
+    for match in _NAME.finditer(text):
+        index = int(match[1] or match[2]) - 1
+        if index >= len(region_order):
+            continue
+        pieces += [escape(text[position : match.start()]), mention(region_order[index])]
+        position = match.end()
+    return "".join([*pieces, escape(text[position:])])
 
 
 def split_guards(text: str) -> list[tuple[str, int | None]]:

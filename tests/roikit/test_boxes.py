@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from roikit import boxes
+
+SIZES = st.tuples(st.integers(1, 2000), st.integers(1, 2000))
+
+
+def test_xywh_and_back() -> None:
+    xywh = [[10.5, 20.0, 30.25, 40.0], [0, 0, 1, 1]]
+    xyxy = boxes.xywh_to_xyxy(xywh)
+    assert xyxy.tolist() == [[10.5, 20.0, 40.75, 60.0], [0, 0, 1, 1]]
+    assert boxes.xyxy_to_xywh(xyxy).tolist() == xywh
+
+
+def test_no_boxes_stay_no_boxes() -> None:
+    for function in (boxes.xywh_to_xyxy, boxes.xyxy_to_xywh, boxes.areas):
+        assert len(function([])) == 0
+    assert boxes.clip([], (5, 5)).shape == (0, 4)
+
+
+def test_voc_corners_become_half_open() -> None:
+    assert boxes.inclusive_to_exclusive([[1, 1, 10, 20]], one_based=True).tolist() == [
+        [0, 0, 10, 20]
+    ]
+    assert boxes.inclusive_to_exclusive([[0, 0, 9, 19]], one_based=False).tolist() == [
+        [0, 0, 10, 20]
+    ]
+
+
+def test_a_box_outside_is_clipped_to_nothing() -> None:
+    clipped = boxes.clip([[-20, -20, -10, -10], [90, 90, 200, 200]], (100, 100))
+    assert boxes.areas(clipped).tolist() == [0, 100]
+
+
+@given(SIZES, st.integers(16, 1024), st.booleans())
+def test_resizing_keeps_the_whole_picture_inside_and_comes_back(
+    image_wh: tuple[int, int], side: int, pad: bool
+) -> None:
+    fit = boxes.letterbox if pad else boxes.squash
+    resize, inner_wh = fit(image_wh, side)
+    whole = [[0, 0, *image_wh]]
+    placed = resize.apply(whole)
+    assert placed.min() >= 0
+    assert placed.max() <= side + 1e-9
+    assert placed[0, 2:] - placed[0, :2] == pytest.approx(inner_wh)
+    assert resize.invert(placed)[0] == pytest.approx(whole[0], abs=1e-6)
+
+
+def test_letterbox_keeps_the_aspect_ratio() -> None:
+    resize, inner_wh = boxes.letterbox((200, 100), 50)
+    assert inner_wh == (50, 25)
+    assert resize.apply([[0, 0, 200, 100]]).tolist() == [[0, 12, 50, 37]]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_boxes_follow_the_exif_orientation(orientation: int) -> None:
+    pixels = np.zeros((6, 10), dtype=np.uint8)
+    pixels[1:3, 4:9] = 255  # the box 4, 1, 9, 3
+    stored = Image.fromarray(pixels)
+    exif = stored.getexif()
+    exif[0x0112] = orientation
+    stored.info["exif"] = exif.tobytes()
+    stored.getexif()[0x0112] = orientation
+    upright = np.asarray(ImageOps.exif_transpose(stored))
+    rows, columns = np.nonzero(upright)
+    expected = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    assert boxes.orient([[4, 1, 9, 3]], (10, 6), orientation)[0].tolist() == expected
+
+
+def test_flip_twice_is_the_same() -> None:
+    box = [[3.0, 4.0, 10.0, 12.0]]
+    flipped = boxes.flip_horizontal(box, 50)
+    assert flipped.tolist() == [[40, 4, 47, 12]]
+    assert boxes.flip_horizontal(flipped, 50).tolist() == box
+
+
+def test_iou() -> None:
+    matrix = boxes.iou_matrix([[0, 0, 10, 10], [0, 0, 0, 0]], [[5, 0, 15, 10], [0, 0, 10, 10]])
+    assert matrix[0].tolist() == pytest.approx([50 / 150, 1.0])
+    assert matrix[1].tolist() == [0, 0]
