@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from pipelines import photographs
+from pipelines.draft import Draft, Picture
 from pipelines.photographs import find_picture, image_roots, write_photographs
 from pipelines.photographs_read import load_photographs
 from pipelines.photographs_write import (
@@ -18,6 +19,8 @@ from pipelines.photographs_write import (
     vcr_files,
     visual_genome_files,
 )
+from pipelines.phrasing import Phraser
+from pipelines.registry import DATASETS
 from roikit.errors import UsageError, ValidationError
 from roikit.images import read_header
 
@@ -228,6 +231,57 @@ def test_base_names_find_exactly_one_picture_below_the_roots():
     for photograph in PHOTOGRAPHS:
         found = [root / photograph.file_name for root in image_roots()]
         assert [path for path in found if path.is_file()] == [find_picture(photograph)]
+
+
+def converted(name, split, report):
+    """Run a split through the real converter: file name to what its draft became."""
+    spec = DATASETS[name]
+    opened = spec.open_source(report.sources[name], report.image_roots)
+    records = opened.splits[split]()
+    assert records.rejections == []
+    result = {}
+    for draft in records.drafts:
+        data = (opened.roots.folders[draft.root] / draft.file).read_bytes()
+        picture = Picture(
+            header=read_header(data),
+            roots=opened.roots,
+            phraser=Phraser(seed=0, key=draft.file),
+        )
+        stored = msgspec.msgpack.decode(msgspec.msgpack.encode(draft), type=Draft)
+        built = spec.build(stored, picture)
+        assert built.rejections == []
+        assert built.num_clipped == 0
+        assert built.num_converted == draft.num_records
+        result[draft.file] = built
+    return result
+
+
+@needs_pictures
+@pytest.mark.parametrize("name", ["coco", "vg", "vcr"])
+def test_the_real_converters_take_every_record(name, tmp_path):
+    report = write_photographs(tmp_path)
+    built = converted(name, "train", report) | converted(name, "val", report)
+    boxes = {file: [region.box_xyxy for region in one.regions] for file, one in built.items()}
+    chosen = [one for one in PHOTOGRAPHS if name != "vcr" or one.questions]
+    assert boxes == {
+        one.file_name: [one.box_of(region) for region in one.regions]
+        if name == "vg"
+        else [thing.box_xyxy for thing in one.coco_objects]
+        for one in chosen
+    }
+
+
+@needs_pictures
+def test_golden_vcr_question(tmp_path):
+    coffee = converted("vcr", "val", write_photographs(tmp_path))["coffee.png"]
+    assert [region.label for region in coffee.regions] == ["dining table", "cup", "spoon"]
+    multi = next(one for one in coffee.conversations if one.task == "reasoning-multi")
+    assert multi.turns[0].text == "What are <region2> and <region3> resting on?"
+    assert multi.turns[1].text == "<region2> and <region3> are on a red saucer."
+    choices = [one.choice for one in coffee.conversations if one.choice is not None]
+    assert len(choices) == 8
+    right = [one.options[one.answer] for one in choices]
+    assert "There is espresso in <region2>." in right
 
 
 @needs_pictures
