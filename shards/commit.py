@@ -174,6 +174,27 @@ def commit_dataset(
     return committed
 
 
+def rebuild_index(root: Path | str, dataset: str, split: str) -> None:
+    """Make a committed split's index again from its sidecars.
+
+    Raises:
+        UsageError: there is no such committed split.
+        CorruptSampleError: a sidecar is missing or unreadable.
+    """
+    load_dataset(root, dataset, split)
+    folder = split_dir(root, dataset, split)
+    with locked(folder / LOCK_NAME):
+        # Read under the lock: the index must not be that of a commit replaced in the meantime.
+        info = load_dataset(root, dataset, split)
+        build_index(
+            folder,
+            len(info.shards),
+            dataset=dataset,
+            split=split,
+            merkle_root=info.merkle_root,
+        )
+
+
 def load_dataset(root: Path | str, dataset: str, split: str) -> DatasetInfo:
     """Read a committed split's `dataset.json`.
 

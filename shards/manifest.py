@@ -9,8 +9,9 @@ Tables: `datasets`, `shards`, `samples`, `regions`, `conversations`, `rejections
 all splits.
 """
 
+import contextlib
 import shutil
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,8 @@ import pyarrow as pa
 
 from roikit.errors import RoikitError, UsageError
 from shards import sidecar
-from shards.atomic import locked, put_in_place, temporary_path
-from shards.commit import DatasetInfo, list_datasets, load_dataset
-from shards.index import build_index
+from shards.atomic import leftovers, locked, put_in_place, temporary_path
+from shards.commit import DatasetInfo, list_datasets, load_dataset, rebuild_index
 from shards.layout import COMMIT_NAME, MANIFEST_NAME, manifest_path, split_dir
 
 _SCHEMA = """
@@ -123,19 +123,10 @@ def rebuild(root: Path | str) -> Path:
             hint="`roikit convert` makes one",
         )
     for info in datasets:
-        build_index(
-            split_dir(root, info.dataset, info.split),
-            len(info.shards),
-            dataset=info.dataset,
-            split=info.split,
-            merkle_root=info.merkle_root,
-        )
+        rebuild_index(root, info.dataset, info.split)
     path = manifest_path(root)
-    with locked(_lock_path(root)):
-        temporary = temporary_path(path)
-        temporary.unlink(missing_ok=True)
+    with _replacing(path) as temporary:
         _write(temporary, Path(root), datasets)
-        put_in_place(temporary, path)
     return path
 
 
@@ -153,8 +144,7 @@ def update(root: Path | str, dataset: str, split: str) -> Path:
     """
     load_dataset(root, dataset, split)
     path = manifest_path(root)
-    with locked(_lock_path(root)):
-        temporary = temporary_path(path)
+    with _replacing(path) as temporary:
         datasets = list_datasets(root)
         if path.is_file():
             shutil.copyfile(path, temporary)
@@ -164,9 +154,7 @@ def update(root: Path | str, dataset: str, split: str) -> Path:
             datasets = [info for info in datasets if (info.dataset, info.split) in names]
             _write(temporary, Path(root), datasets, replaced=names)
         else:
-            temporary.unlink(missing_ok=True)
             _write(temporary, Path(root), datasets)
-        put_in_place(temporary, path)
     return path
 
 
@@ -207,8 +195,19 @@ def query(root: Path | str, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]
             raise UsageError(f"query: {error}", hint=f"tables: {', '.join(TABLES)}") from error
 
 
-def _lock_path(root: Path | str) -> Path:
-    return Path(root) / f".{MANIFEST_NAME}.lock"
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Hold the manifest's lock and give a name to write under, renamed if the block succeeds."""
+    with locked(path.with_name(f".{MANIFEST_NAME}.lock")):
+        for left in leftovers(path.parent):
+            if left.name.startswith(f".{MANIFEST_NAME}"):
+                left.unlink()
+        temporary = temporary_path(path)
+        try:
+            yield temporary
+            put_in_place(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def _known(path: Path) -> set[tuple[str, str, str]]:
@@ -252,7 +251,6 @@ def _write(
                 _insert(connection, root, info)
             connection.execute("COMMIT")
     except duckdb.Error as error:
-        path.unlink(missing_ok=True)
         raise RoikitError(
             f"{manifest_path(root)}: cannot write the manifest: {error}",
             hint="`roikit manifest rebuild` makes it again from the sidecars",

@@ -36,7 +36,7 @@ def test_a_sidecar_says_everything_of_its_shard(shard):
     assert first["image_sha256"] == rows[0].sample.image.sha256
     assert first["regions"][0]["x1"] == 8.5
     talk, choice = first["conversations"][0], first["conversations"][2]
-    assert [turn["text"] for turn in talk["turns"]][0] == "What is <region1>?"
+    assert talk["turns"][0]["text"] == "What is <region1>?"
     # "What is region1?" and "thing 0 <region9>", as a person reads them
     assert (talk["num_exchanges"], talk["words"], talk["answer_words"]) == (1, 6, 3)
     assert (choice["options"], choice["answer"], choice["step"]) == (["a", "b"], 0, "answer")
@@ -75,8 +75,8 @@ def test_a_task_is_done_only_with_its_plan_and_a_whole_tar(shard):
 
 def test_a_file_that_is_no_sidecar_is_named(tmp_path):
     path = tmp_path / "a.parquet"
-    with pytest.raises(CorruptSampleError, match="a.parquet"):
+    with pytest.raises(CorruptSampleError, match=r"a\.parquet"):
         read_info(path)
     path.write_bytes(b"no parquet")
-    with pytest.raises(CorruptSampleError, match="a.parquet"):
+    with pytest.raises(CorruptSampleError, match=r"a\.parquet"):
         read_rows(path)

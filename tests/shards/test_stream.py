@@ -1,0 +1,193 @@
+import gc
+import json
+import threading
+from collections import Counter
+from itertools import islice
+
+import pytest
+
+from roikit.errors import CorruptSampleError, UsageError
+from shards.stream import Stream
+
+MIX = "made=2,other:choice"
+
+
+def place(example):
+    return (example.epoch, example.position, example.source, example.conversation.id)
+
+
+def take(stream, count):
+    iterator = iter(stream)
+    places = [place(example) for example in islice(iterator, count)]
+    iterator.close()
+    return places
+
+
+def stream_threads():
+    return [t for t in threading.enumerate() if t.name.startswith("roikit-stream")]
+
+
+@pytest.fixture
+def root(tmp_path, make_split):
+    make_split(tmp_path, "made", shard_sizes=(4, 3))  # 14 captions, 7 choices
+    make_split(tmp_path, "other", shard_sizes=(9,), first_number=100)
+    return tmp_path
+
+
+def test_an_epoch_holds_every_conversation_as_often_as_the_mixture_says(root):
+    stream = Stream(root, MIX)
+    assert stream.source_quotas == {"made": 28, "other:choice": 9}
+    assert stream.epoch_length == 37
+    for epoch in range(2):
+        counts = Counter((e.source, e.conversation.id) for e in epoch_of(stream, epoch))
+        assert len(counts) == 14 + 9
+        for (source, _), count in counts.items():
+            assert count == (2 if source == "made" else 1)
+
+
+def epoch_of(stream, epoch):
+    return [stream.example(epoch, position) for position in range(stream.epoch_length)]
+
+
+def test_an_example_is_the_conversation_its_sample_and_picture(root, make_sample):
+    for example in islice(Stream(root, MIX, prefetch=0), 10):
+        number = int(example.sample.key[-9:])
+        sample, image_bytes, _ = make_sample(example.sample.dataset, "train", number)
+        assert (example.sample, example.image_bytes) == (sample, image_bytes)
+        assert example.conversation in sample.conversations
+        assert (example.conversation.task == "choice") == (example.source == "other:choice")
+
+
+@pytest.mark.parametrize("prefetch", [0, 3])
+@pytest.mark.parametrize("before", [0, 1, 36, 37, 60])
+def test_a_resumed_stream_goes_on_exactly_where_the_state_was_taken(root, prefetch, before):
+    whole = take(Stream(root, MIX, seed=4), 100)
+    stream = Stream(root, MIX, seed=4, prefetch=prefetch)
+    iterator = iter(stream)
+    assert [place(example) for example in islice(iterator, before)] == whole[:before]
+    state = json.loads(json.dumps(stream.state_dict()))
+    assert (state["seed"], state["epoch"], state["position"]) == (4, before // 37, before % 37)
+    resumed = Stream(root, MIX, seed=0, prefetch=2)
+    resumed.load_state_dict(state)
+    assert take(resumed, 100 - before) == whole[before:]
+
+
+def test_iterating_again_goes_on_from_what_was_handed_out(root):
+    whole = take(Stream(root, MIX), 20)
+    stream = Stream(root, MIX)
+    assert take(stream, 8) + take(stream, 12) == whole
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_share_the_positions_and_a_run_resumes_with_another_number_of_them(root, world_size):
+    whole = take(Stream(root, MIX), 90)
+    ranks = [Stream(root, MIX, rank=r, world_size=world_size) for r in range(world_size)]
+    shares = [take(rank, 15) for rank in ranks]
+    together = [places for step in zip(*shares, strict=True) for places in step]
+    assert together == whole[: 15 * world_size]
+    states = [rank.state_dict() for rank in ranks]
+    assert all(state == states[0] for state in states)
+    alone = Stream(root, MIX)
+    alone.load_state_dict(states[0])
+    assert take(alone, 30) == whole[15 * world_size :][:30]
+
+
+def test_a_state_of_other_data_or_another_mixture_is_refused(root, make_split):
+    state = Stream(root, MIX).state_dict()
+    for other in [Stream(root, "made"), Stream(root, MIX, exclude_native_ids=["native:3"])]:
+        with pytest.raises(UsageError, match="other shards, another mixture"):
+            other.load_state_dict(state)
+    make_split(root, "more")
+    Stream(root, MIX).load_state_dict(state)  # a further dataset beside them changes nothing
+
+
+def test_roots_name_the_content_that_is_read(tmp_path, make_split):
+    info = make_split(tmp_path)
+    assert Stream(tmp_path, "made").roots == {"made/train": info.merkle_root}
+
+
+def test_excluded_pictures_never_come(root, make_sample):
+    sha256 = make_sample("made", "train", 5)[0].image.sha256
+    stream = Stream(root, "made", exclude_native_ids=["native:3"], exclude_sha256s=[sha256])
+    numbers = {int(example.sample.key[-9:]) for example in epoch_of(stream, 0)}
+    assert numbers == {0, 1, 2, 4, 6}
+    assert stream.epoch_length == 10
+
+
+def damage(root, number):
+    tar = root / "made" / "train" / f"made-train-00000{0 if number < 4 else 1}.tar"
+    content = bytearray(tar.read_bytes())
+    content[content.index(f"thing {number} ".encode())] = ord("?")
+    tar.write_bytes(content)
+
+
+@pytest.mark.parametrize("prefetch", [0, 4])
+def test_a_corrupt_sample_raises_and_names_shard_and_member(root, prefetch):
+    damage(root, 2)
+    with pytest.raises(
+        CorruptSampleError, match=r"000000\.tar: member `made-train-000000002\.json`"
+    ):
+        list(islice(Stream(root, "made", prefetch=prefetch), 14))
+    assert stream_threads() == []
+
+
+@pytest.mark.parametrize("prefetch", [0, 4])
+def test_quarantine_puts_the_next_readable_of_the_same_source_in_its_place(root, prefetch):
+    whole = take(Stream(root, MIX), 37)
+    bad_keys = {"made-train-000000002", "made-train-000000005"}
+    for number in (2, 5):
+        damage(root, number)
+    stream = Stream(root, MIX, on_bad="quarantine", prefetch=prefetch)
+    iterator = iter(stream)
+    examples = list(islice(iterator, 37))
+    iterator.close()
+    assert set(stream.quarantined) == bad_keys
+    assert "member `made-train-000000002.json`" in stream.quarantined["made-train-000000002"]
+    for example, before in zip(examples, whole, strict=True):
+        assert example.sample.key not in bad_keys
+        assert example.source == before[2]
+        if before[3].split("/")[0] not in ("2", "5"):
+            assert place(example) == before
+
+
+def test_quarantine_ends_at_its_budget_and_where_nothing_is_left(root):
+    for number in (2, 5):
+        damage(root, number)
+    stream = Stream(root, "made", on_bad="quarantine", max_bad=1)
+    with pytest.raises(CorruptSampleError, match="1 samples before it were quarantined"):
+        list(islice(stream, 14))
+    for number in (0, 1, 3, 4, 6):
+        damage(root, number)
+    with pytest.raises(CorruptSampleError, match="no readable sample is left"):
+        next(iter(Stream(root, "made", on_bad="quarantine", prefetch=0)))
+
+
+def test_no_thread_outlives_its_iterator(root):
+    stream = Stream(root, MIX, prefetch=4)
+    iterator = iter(stream)
+    next(iterator)
+    assert stream_threads()
+    iterator.close()
+    assert stream_threads() == []
+    for _ in islice(stream, 3):  # dropped without being closed
+        pass
+    gc.collect()
+    assert stream_threads() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mix": "nothing"}, "no such dataset"),
+        ({"mix": "made:dialogue"}, "`made:dialogue`: no conversation is left"),
+        ({"mix": "made", "rank": 2, "world_size": 2}, "0 <= rank < 2"),
+        ({"mix": "made", "on_bad": "ignore"}, "expected `raise` or `quarantine`"),
+        (
+            {"mix": "made", "exclude_native_ids": [f"native:{i}" for i in range(7)]},
+            "no conversation is left",
+        ),
+    ],
+)
+def test_impossible_streams_are_refused(root, arguments, message):
+    with pytest.raises(UsageError, match=message):
+        Stream(root, **arguments)
