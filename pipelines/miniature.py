@@ -11,7 +11,7 @@ import random
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -27,10 +27,10 @@ from pipelines.miniature_language import (
     scene_captions,
 )
 from pipelines.miniature_questions import Question, Tally, ask
-from pipelines.miniature_scene import Place, Scene, Statement, build_scene, clear_pairs
+from pipelines.miniature_scene import Place, Scene, Statement, Thing, build_scene, clear_pairs
 from pipelines.miniature_statements import bracketed
 from pipelines.miniature_vcr import annotation_id, vcr_place, write_vcr
-from pipelines.miniature_write import write_coco, write_scenes, write_visual_genome
+from pipelines.miniature_write import IDS_PER_IMAGE, write_coco, write_scenes, write_visual_genome
 from roikit.errors import UsageError
 
 SCENES_FILE = "scenes.jsonl"
@@ -83,7 +83,7 @@ def make_miniature(
     *,
     images: int,
     seed: int = 0,
-    shares: dict[str, float] | None = None,
+    shares: Mapping[str, float] | None = None,
     close_ups: float = 0.5,
     shared: float = 0.5,
     relations: float = 0.25,
@@ -118,7 +118,7 @@ def make_miniature(
         UsageError: a number out of its range, or `out` holds something.
     """
     started = time.monotonic()
-    shares = shares or {"coco": 0.5, "vg": 0.3, "vcr": 0.2}
+    shares = dict(shares) if shares else {"coco": 0.5, "vg": 0.3, "vcr": 0.2}
     _check(images, shares, image_wh, close_ups, shared, relations, evaluation, odd_sizes)
     _check_empty(out, overwrite)
     tasks = _plan(images, seed, shares, close_ups, shared, evaluation, image_wh, odd_sizes)
@@ -133,9 +133,12 @@ def make_miniature(
         if progress is not None:
             progress(len(drawn), images)
     scenes = [scene for scene, _ in drawn]
-    write_coco(partial / "coco", scenes)
-    write_visual_genome(partial / "vg", scenes)
-    write_vcr(partial / "vcr", [(scene, asked) for scene, asked in drawn if "vcr" in scene.places])
+    if "coco" in shares:
+        write_coco(partial / "coco", scenes)
+    if "vg" in shares:
+        write_visual_genome(partial / "vg", scenes)
+    if "vcr" in shares:
+        write_vcr(partial / "vcr", [(scene, asked) for scene, asked in drawn if scene.has("vcr")])
     write_scenes(partial / SCENES_FILE, scenes)
     if out.exists():
         shutil.rmtree(out)
@@ -165,9 +168,22 @@ def scenes_by_file(world: Path, dataset: str) -> dict[str, Scene]:
     The keys are the places' files (`train2017/000000000001.jpg`, `VG_100K/2000001.jpg`,
     `lsmdc_…/….jpg`).
     """
-    return {
-        scene.places[dataset].file: scene for scene in read_scenes(world) if dataset in scene.places
-    }
+    return {scene.places[dataset].file: scene for scene in read_scenes(world) if scene.has(dataset)}
+
+
+def region_things(scene: Scene, dataset: str, region_id: str) -> tuple[Thing, ...]:
+    """Return what lies in a region: one thing, or the two that a relation's box surrounds.
+
+    Args:
+        scene: the picture's.
+        dataset: coco, vg or vcr.
+        region_id: as the annotations name the region, and the record's `native_id` keeps it: COCO's
+            annotation id, Visual Genome's region id, VCR's object index from 0.
+    """
+    if dataset == "vg":
+        found = [s.about for s in scene.statements if s.dataset == "vg" and s.id == region_id]
+        return tuple(scene.things[i] for i in found[0])
+    return (scene.things[int(region_id) % IDS_PER_IMAGE if dataset == "coco" else int(region_id)],)
 
 
 def _plan(
@@ -293,7 +309,9 @@ def _link(source: Path, target: Path, data: bytes) -> None:
 def _captions(scene: Scene, rng: random.Random, image_id: int) -> list[Statement]:
     said = close_up_captions(scene) if scene.is_close_up else scene_captions(scene, rng)
     return [
-        Statement(dataset="coco", id=str(image_id * 10 + i), kind=kind, text=text, about=about)
+        Statement(
+            dataset="coco", id=str(image_id * IDS_PER_IMAGE + i), kind=kind, text=text, about=about
+        )
         for i, (kind, text, about) in enumerate(said)
     ]
 

@@ -40,6 +40,7 @@ _VALUES: dict[str, tuple[str, ...]] = {
     "shape": SHAPES,
 }
 _SPOKEN = ("size", "colour", "pattern")  #: attributes in the order in which they are spoken
+_COUNTED = NUMBERS[1:5]
 _COMPARISONS = tuple(f"{a}, {b}" for a in ("larger", "smaller") for b in ("left", "right"))
 #: Right answers that each kind of question spreads evenly over.
 KINDS: dict[str, tuple[str, ...]] = {
@@ -52,7 +53,8 @@ KINDS: dict[str, tuple[str, ...]] = {
     "compare": _COMPARISONS,
     "common": ("size", "colour", "pattern", "shape"),
     "only": ("size", "colour", "pattern", "shape"),
-    "count": ("one", "two", "three", "four"),
+    # by attribute: with 2 sizes more share one than with 8 colours
+    "count": tuple(f"{kind}, {n}" for kind in _SPOKEN for n in _COUNTED),
 }
 #: What is asked about must be clear to the eye: differences of less are not asked about.
 _CLEAR_EXTENT_PX = 5.0
@@ -273,7 +275,6 @@ class _Writer:
             )
 
     def count(self) -> Iterator[Question]:
-        numbers = KINDS["count"]
         everything = range(len(self._things))
         if len(self._things) < 5:
             return
@@ -289,11 +290,11 @@ class _Writer:
                 if group not in groups:
                     groups.append(group)
             yield self._question(
-                ("count", right, fitting),
+                ("count", f"{kind}, {right}", fitting),
                 say(f"How many shapes are {value} ?"),
                 [
                     say(f"{n.title()} {'shape is' if n == 'one' else 'shapes are'} {value} .")
-                    for n in (right, *(n for n in numbers if n != right))
+                    for n in (right, *(n for n in _COUNTED if n != right))
                 ],
                 [
                     say(

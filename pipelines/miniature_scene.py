@@ -97,6 +97,10 @@ class Scene(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     places: dict[str, Place] = {}  #: by dataset
     statements: tuple[Statement, ...] = ()
 
+    def has(self, dataset: str) -> bool:
+        """Whether the picture stands in a dataset's tree."""
+        return dataset in self.places
+
 
 def build_scene(
     seed: int,

@@ -27,6 +27,9 @@ from pipelines.miniature_scene import (
 #: As in COCO, ids have gaps: a converter that counts instead of looking up gets them wrong.
 CATEGORY_IDS: dict[str, int] = dict(zip(SHAPES, (1, 2, 3, 5, 6, 8, 9, 11), strict=True))
 
+#: COCO's annotation and caption ids are image id × this + a number within the picture.
+IDS_PER_IMAGE = 10
+
 _HOST = "http://miniature.invalid"
 _DATE = "2017-01-01 00:00:00"
 
@@ -132,7 +135,7 @@ def _coco_instances(scene: Scene) -> Iterable[dict[str, Any]]:
             "image_id": image_id,
             "bbox": [x0, y0, round(x1 - x0, 2), round(y1 - y0, 2)],
             "category_id": CATEGORY_IDS[thing.shape],
-            "id": image_id * 10 + i,
+            "id": image_id * IDS_PER_IMAGE + i,
         }
 
 
