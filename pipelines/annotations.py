@@ -1,0 +1,169 @@
+"""Read big annotation files record by record, so that a bad record costs itself only.
+
+A file is mapped into memory and cut into records without decoding them (`msgspec.Raw` points into
+the mapping); each record is then decoded into a typed struct, and what does not fit gives one
+rejection that names the record and the field. `docs/datasets.md` lists the codes.
+"""
+
+import json
+import mmap
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from pipelines.rejections import reject
+from roikit.errors import UsageError
+from roikit.sample import Rejection
+
+#: One record's JSON, not decoded yet.
+Raw = msgspec.Raw | bytes | memoryview
+
+T = TypeVar("T")
+
+_WRONG_FILE = "is this the dataset's own file? docs/datasets.md names it"
+_WHITESPACE = re.compile(r"\s+")
+
+
+def clean_text(text: str) -> str:
+    """Strip, and make every run of white space (line breaks, too) one blank."""
+    return _WHITESPACE.sub(" ", text).strip()
+
+
+def map_file(path: Path) -> mmap.mmap | bytes:
+    """Map a file's bytes, read-only, so that its records take no memory of their own.
+
+    Raises:
+        UsageError: the file is missing or cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            if path.stat().st_size == 0:
+                return b""
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise UsageError(f"`{path}`: cannot be read: {error.strerror or error}") from error
+
+
+def read_table(path: Path, lists: tuple[str, ...]) -> dict[str, list[Raw]]:
+    """Cut a JSON object of lists (COCO's form) into the records of the lists named.
+
+    Raises:
+        UsageError: the file is not JSON, or not an object holding these lists.
+    """
+    table = _split(path, map_file(path), dict, "the file")
+    missing = [name for name in lists if name not in table]
+    if missing:
+        found = ", ".join(f"`{name}`" for name in table) or "nothing"
+        raise UsageError(
+            f"`{path}`: expected a JSON object with `{missing[0]}`, found {found}", hint=_WRONG_FILE
+        )
+    return {name: _split(path, table[name], list, f"`{name}`") for name in lists}
+
+
+def read_list(path: Path) -> list[Raw]:
+    """Cut a JSON list into its records.
+
+    Raises:
+        UsageError: the file is not JSON or not a list.
+    """
+    return _split(path, map_file(path), list, "the file")
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, memoryview]]:
+    """Yield (line number from 1, bytes) of a JSON-lines file; blank lines hold no record.
+
+    Raises:
+        UsageError: the file is missing or cannot be read.
+    """
+    mapped = map_file(path)
+    view = memoryview(mapped)
+    start, number = 0, 0
+    while start < len(mapped):
+        end = mapped.find(b"\n", start)
+        end = len(mapped) if end < 0 else end
+        number += 1
+        line = view[start:end]
+        if bytes(line[:64]).strip() or bytes(line).strip():
+            yield number, line
+        start = end + 1
+
+
+def decode_record(
+    decoder: "msgspec.json.Decoder[T]",
+    raw: Raw,
+    *,
+    file: str,
+    record: str,
+    native_id: str | None = None,
+) -> T | Rejection:
+    """Decode one record, or say in a rejection what is wrong with it.
+
+    Args:
+        decoder: of the struct that the record should be.
+        raw: the record's JSON, bytes or `msgspec.Raw`.
+        file: the source file's name, for the rejection.
+        record: the record's place in it, for the rejection.
+        native_id: of the image, where it is known.
+    """
+    try:
+        return decoder.decode(raw)
+    except msgspec.ValidationError as error:
+        message = str(error)
+        missing = "missing required field" in message
+        code = "E_FIELD_MISSING" if missing else "E_FIELD_TYPE"
+        return reject(code, _readable(message), file=file, record=record, native_id=native_id)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        message = f"not valid JSON: {error}"
+        return reject("E_JSON_INVALID", message, file=file, record=record, native_id=native_id)
+
+
+def _readable(message: str) -> str:
+    """Turn msgspec's "Expected `int`, got `str` - at `$.bbox[0]`" into "bbox[0]: expected ..."."""
+    text, _, path = message.partition(" - at `$")
+    path = path.rstrip("`").lstrip(".")
+    text = text.replace("Object missing required field", "missing field")
+    text = text[:1].lower() + text[1:]
+    return f"{path}: {text}" if path else text
+
+
+_Parts = TypeVar("_Parts", dict[str, Raw], list[Raw])
+
+
+def _split(path: Path, data: Any, kind: type[_Parts], what: str) -> _Parts:
+    """Cut a JSON object or list into its values, none of them decoded."""
+    parts: Any = dict[str, msgspec.Raw] if kind is dict else list[msgspec.Raw]
+    try:
+        result: _Parts = msgspec.json.decode(data, type=parts)
+    except msgspec.ValidationError as error:
+        raise _not_a(kind, path, what) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return _split_leniently(path, data, kind, what, str(error))
+    return result
+
+
+def _split_leniently(path: Path, data: Any, kind: type[_Parts], what: str, problem: str) -> _Parts:
+    """Read what the standard library takes and msgspec does not: NaN, Infinity, half surrogates.
+
+    Slow and hungry, and rare. Each value is written out again, so that the bad one is found later,
+    alone.
+    """
+    try:
+        value = json.loads(bytes(data))
+    except (ValueError, RecursionError) as error:
+        raise UsageError(
+            f"`{path}`: not valid JSON: {problem}",
+            hint="it may have been cut off while downloading: get it again",
+        ) from error
+    if not isinstance(value, kind):
+        raise _not_a(kind, path, what)
+    if isinstance(value, dict):
+        return {name: json.dumps(item).encode() for name, item in value.items()}
+    return [json.dumps(item).encode() for item in value]
+
+
+def _not_a(kind: type[Any], path: Path, what: str) -> UsageError:
+    expected = "a JSON object" if kind is dict else "a JSON list"
+    return UsageError(f"`{path}`: expected {what} to be {expected}", hint=_WRONG_FILE)

@@ -1,0 +1,94 @@
+"""What the steps of a conversion hand to each other, and what a dataset's module must offer.
+
+A dataset's module reads its annotation files into one `Draft` an image (in the plan), and turns a
+draft and its picture's header into regions and conversations (in a task). Everything between is
+shared.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pipelines.images import ImageRoots
+from pipelines.phrasing import Phraser
+from roikit.images import ImageHeader
+from roikit.sample import Conversation, Region, Rejection
+
+
+class Draft(msgspec.Struct, frozen=True, array_like=True):
+    """Everything the annotation files say about one image of one split."""
+
+    group: str  #: the image's id, unique in its split; the order is made from it
+    file: str  #: path below an image folder
+    native_id: str  #: e.g. `coco:9`
+    root: int | None  #: index of the image folder it was found in; None where it was not
+    num_bytes: int  #: of the picture's file; 0 where it was not found
+    image_wh: tuple[int, int] | None  #: size that the annotations name, where they do
+    source_file: str  #: annotation file, relative to the source folder
+    record: str  #: the image's place in it
+    num_records: int  #: records (boxes, captions, questions) that speak of the image
+    payload: Any  #: what the dataset's `build` needs; anything msgpack can hold
+    rejections: tuple[Rejection, ...] = ()  #: found while planning
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SplitRecords:
+    """One split, read and joined."""
+
+    drafts: list[Draft]
+    rejections: list[Rejection]  #: of records that belong to no image
+    source_files: tuple[Path, ...]  #: annotation files read
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OpenSource:
+    """A dataset's files, found and recognised."""
+
+    folder: Path
+    roots: ImageRoots
+    #: split name to a function that reads it; the order is that of `--split`'s default
+    splits: Mapping[str, Callable[[], SplitRecords]]
+    #: splits that are there but converted only when named
+    on_request: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Picture:
+    """What `build` is given beside the draft."""
+
+    header: ImageHeader
+    roots: ImageRoots
+    phraser: Phraser
+
+
+@dataclass(kw_only=True, slots=True)
+class Built:
+    """What one draft became. No conversation, no sample."""
+
+    regions: list[Region] = field(default_factory=list)
+    conversations: list[Conversation] = field(default_factory=list)
+    rejections: list[Rejection] = field(default_factory=list)
+    num_converted: int = 0  #: records that are in the conversations
+    num_by_policy: int = 0  #: records left out on purpose
+    num_clipped: int = 0  #: boxes that overshot the picture
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetSpec:
+    """One dataset: how to open its source and how to build its samples."""
+
+    name: str  #: in keys and folders
+    title: str
+    version: int  #: raised when the same source would give other samples
+    expects: tuple[str, ...]  #: official names of what the source folder holds
+    families: tuple[str, ...]  #: wordings it draws from
+    open_source: Callable[[Path, Sequence[Path]], OpenSource]
+    build: Callable[[Draft, Picture], Built]
+
+    @property
+    def converter(self) -> str:
+        """Name and version, as they stand in a sample's provenance."""
+        return f"{self.name}@{self.version}"

@@ -1,0 +1,144 @@
+"""Find pictures below the image folders, and tell what their boxes were drawn on.
+
+Annotations come from strangers: a file name in them may not leave the folder it is looked up in.
+Boxes come back in pixels of the upright picture, clipped, or as the code they are rejected for.
+"""
+
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from roikit import boxes
+from roikit.errors import UsageError
+from roikit.images import ImageHeader
+
+Box = tuple[float, float, float, float]
+
+#: How far, in pixels, a rescaled size may lie from the real one: both were rounded once.
+_ROUNDING_PX = 2.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageRoots:
+    """Folders that pictures may come from, the dataset's own first, in the order they are tried."""
+
+    folders: tuple[Path, ...]
+
+    def find(self, candidates: Sequence[str]) -> tuple[int, str, int] | None:
+        """Look for the first of `candidates` (paths below a root) that is a file.
+
+        Returns:
+            The root's index, the candidate, the file's size in bytes; None where there is none.
+        """
+        for i, folder in enumerate(self.folders):
+            for name in candidates:
+                try:
+                    status = (folder / name).stat()
+                except (OSError, ValueError):
+                    continue
+                if stat.S_ISREG(status.st_mode):
+                    return i, name, status.st_size
+        return None
+
+
+def image_roots(own: Sequence[Path], extra: Sequence[Path]) -> ImageRoots:
+    """Put the dataset's own folders and those of `--images` together.
+
+    Raises:
+        UsageError: a folder of `--images` is not there.
+    """
+    for folder in extra:
+        if not folder.is_dir():
+            raise UsageError(
+                f"`{folder}`: expected a folder of pictures, found no such folder",
+                hint="check the path given to `--images`",
+            )
+    return ImageRoots(folders=(*(folder for folder in own if folder.is_dir()), *extra))
+
+
+def safe_name(name: str) -> bool:
+    """Tell whether a relative path from an annotation stays below the folder it is joined to."""
+    path = PurePosixPath(name)
+    return not (
+        not name
+        or "\0" in name
+        or "\\" in name
+        or path.is_absolute()
+        or ".." in path.parts
+        or not path.name
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Frame:
+    """How boxes as written in a file come to lie on the upright picture."""
+
+    header: ImageHeader
+    annotated_wh: tuple[int, int]  #: size that the boxes were drawn on, in the file's axes
+    is_turned: bool  #: they were drawn on the picture as stored, before EXIF turns it upright
+
+    def place(self, box_xyxy: Sequence[float]) -> tuple[Box, bool] | str:
+        """Bring one box onto the picture.
+
+        Args:
+            box_xyxy: corners in the file's pixels, right and bottom edge exclusive, finite.
+
+        Returns:
+            The clipped box in the upright picture's pixels and whether clipping changed it; or the
+            code it is rejected for.
+        """
+        picture_wh = (self.header.width, self.header.height)
+        stored_wh = self.header.stored_wh
+        x0, y0, x1, y1 = box_xyxy
+        if x1 - x0 < 1 or y1 - y0 < 1:
+            return "E_BOX_EMPTY"
+        if self.is_turned or self.annotated_wh != picture_wh:
+            to_wh = stored_wh if self.is_turned else picture_wh
+            moved = boxes.scale([box_xyxy], from_wh=self.annotated_wh, to_wh=to_wh)
+            if self.is_turned:
+                moved = boxes.orient(moved, stored_wh, self.header.orientation)
+            x0, y0, x1, y1 = moved[0].tolist()
+        width, height = picture_wh
+        if x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0:
+            return "E_BOX_OUTSIDE"
+        # Plain arithmetic: a dataset has millions of boxes, and numpy is slow on a single row.
+        clipped = (max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height)))
+        if clipped[2] - clipped[0] < 1 or clipped[3] - clipped[1] < 1:
+            return "E_BOX_EMPTY"
+        return clipped, clipped != (x0, y0, x1, y1)
+
+
+def match_frame(header: ImageHeader, annotated_wh: tuple[int, int] | None) -> Frame | None:
+    """Compare the picture with the size its annotations name.
+
+    The picture's real size is trusted. The named size may differ by a constant factor (VCR names
+    2,654 of its frames so), or speak of the pixels before EXIF turns them; where both readings
+    fit, that of the upright picture is taken.
+
+    Returns:
+        How its boxes are placed; None where the shapes do not agree.
+    """
+    upright = (header.width, header.height)
+    named = upright if annotated_wh is None else annotated_wh
+    if min(named) < 1:
+        return None
+    if named == upright:
+        return Frame(header=header, annotated_wh=named, is_turned=False)
+    if header.orientation != 1 and named == header.stored_wh:
+        return Frame(header=header, annotated_wh=named, is_turned=True)
+    if _is_rescaled(named, upright):
+        return Frame(header=header, annotated_wh=named, is_turned=False)
+    if header.orientation != 1 and _is_rescaled(named, header.stored_wh):
+        return Frame(header=header, annotated_wh=named, is_turned=True)
+    return None
+
+
+def _is_rescaled(named_wh: tuple[int, int], real_wh: tuple[int, int]) -> bool:
+    factor = sum(real_wh) / sum(named_wh)
+    # Measured at the larger of the two scales, where a pixel lost to rounding weighs least.
+    unit = max(1.0, factor)
+    return all(
+        abs(named * factor - real) <= _ROUNDING_PX * unit
+        for named, real in zip(named_wh, real_wh, strict=True)
+    )

@@ -1,0 +1,362 @@
+"""Convert a dataset: plan, tasks, commit, one split after the other.
+
+In: a dataset's official files. Out: shards, sidecars, the commit and the manifest below one root,
+or (dry run) the counts alone. Safe to run again after any kind of end: finished shards are kept,
+and a finished split is recognised. Rejected records never stop a conversion; too many of them end
+it with exit 3 after the commit.
+"""
+
+import datetime
+import errno
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+import roikit
+from pipelines.draft import DatasetSpec, OpenSource
+from pipelines.engines import run_tasks, sigterm_as_exit
+from pipelines.plan import PLAN_DIR, Plan, make_plan, remove_plans, split_name
+from pipelines.registry import find_dataset
+from pipelines.task import TaskCounts
+from roikit.errors import ChecksFailedError, RoikitError, UsageError
+from shards import manifest
+from shards.atomic import locked
+from shards.commit import DatasetInfo, RunInfo, claim_split, commit_dataset, load_dataset
+from shards.layout import commit_path, split_prefix
+
+log = logging.getLogger(__name__)
+
+DEFAULT_MAX_SHARD_BYTES = 256 * 1024 * 1024
+DEFAULT_MAX_REJECTS = 0.01
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """How far a conversion has come."""
+
+    split: str
+    step: str  #: "reading" (no figures yet), "converting", "committing"
+    done: int = 0  #: images
+    total: int | None = None  #: images
+    num_bytes: int = 0  #: of pictures read
+
+
+ProgressCall = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SplitReport:
+    """What became of one split."""
+
+    dataset: str
+    split: str
+    images_found: int
+    images_converted: int
+    records_found: int  #: boxes, captions, regions or questions
+    records_converted: int
+    records_by_policy: int  #: left out on purpose (crowds)
+    boxes_clipped: int  #: boxes that overshot the picture and were cut to it
+    rejections: dict[str, int]  #: by code; an unusable picture is one, with all its records
+    num_shards: int
+    num_bytes: int  #: of the tars; 0 on a dry run
+    seconds: float
+    was_done: bool  #: it had been converted before, and nothing was written
+    merkle_root: str | None  #: names the content; None on a dry run
+
+    @property
+    def faults(self) -> int:
+        """Records lost because something is wrong with them or with their picture."""
+        return self.records_found - self.records_converted - self.records_by_policy
+
+    @property
+    def fault_share(self) -> float:
+        """Faults as a share of the records found; 0 where there is none."""
+        return self.faults / self.records_found if self.records_found else 0.0
+
+
+class TooManyRejectsError(ChecksFailedError):
+    """A split lost more records to faults than allowed. It is committed all the same."""
+
+    def __init__(self, message: str, *, hint: str, reports: list[SplitReport]) -> None:
+        super().__init__(message, hint=hint)
+        self.reports = reports
+
+
+def convert(
+    name: str,
+    source: Path,
+    out: Path,
+    *,
+    splits: Sequence[str] | None = None,
+    image_roots: Sequence[Path] = (),
+    limit: int | None = None,
+    seed: int = 0,
+    workers: int = 1,
+    max_rejects: float = DEFAULT_MAX_REJECTS,
+    max_shard_bytes: int = DEFAULT_MAX_SHARD_BYTES,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    progress: ProgressCall | None = None,
+    command: str | None = None,
+) -> list[SplitReport]:
+    """Convert a dataset's splits into shards below `out`.
+
+    Args:
+        name: the dataset, as `pipelines.registry.DATASETS` names it.
+        source: folder with its official files.
+        out: root of the shards.
+        splits: the dataset's own names; None takes all that are there.
+        image_roots: further folders that pictures may come from.
+        limit: take the first images of the seeded order only, as a split `train-first1000`.
+        seed: of the order and of the wordings.
+        workers: processes that make shards.
+        max_rejects: share of the records that may be lost to faults, 0 to 1.
+        max_shard_bytes: a shard is cut before it grows larger.
+        overwrite: replace shards that were made from other sources or settings.
+        dry_run: read and check everything, write nothing.
+        progress: told how far it is.
+        command: the command line, noted with the run.
+
+    Returns:
+        A report a split, in order.
+
+    Raises:
+        UsageError: a wrong path, file or option.
+        TooManyRejectsError: after the commit; it carries the reports.
+        RoikitError: the disk is full, or a worker crashed.
+    """
+    _check_options(limit, workers, max_rejects, max_shard_bytes)
+    spec = find_dataset(name)
+    opened = spec.open_source(source, image_roots)
+    job = _Job(
+        spec=spec,
+        opened=opened,
+        out=out,
+        limit=limit,
+        seed=seed,
+        workers=workers,
+        max_shard_bytes=max_shard_bytes,
+        overwrite=overwrite,
+        progress=progress or (lambda _: None),
+        command=command,
+    )
+    reports: list[SplitReport] = []
+    with sigterm_as_exit(), _clear_disk_errors(out):
+        for split in _choose_splits(opened, splits):
+            report = _dry_run(job, split) if dry_run else _convert_split(job, split)
+            if report.images_found or report.records_found or splits is not None:
+                reports.append(report)
+    if not any(report.images_found for report in reports):
+        chosen = ", ".join(splits or opened.splits)
+        raise UsageError(
+            f"`{source}`: expected images in {chosen}, found none",
+            hint="are these the dataset's own annotation files?",
+        )
+    _check_faults(reports, max_rejects)
+    return reports
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Job:
+    spec: DatasetSpec
+    opened: OpenSource
+    out: Path
+    limit: int | None
+    seed: int
+    workers: int
+    max_shard_bytes: int
+    overwrite: bool
+    progress: ProgressCall
+    command: str | None
+
+
+def _check_options(
+    limit: int | None, workers: int, max_rejects: float, max_shard_bytes: int
+) -> None:
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit: expected at least 1, got {limit}")
+    if workers < 1:
+        raise UsageError(f"workers: expected at least 1, got {workers}")
+    if not 0 <= max_rejects <= 1:
+        raise UsageError(f"max_rejects: expected a share from 0 to 1, got {max_rejects}")
+    if max_shard_bytes < 1:
+        raise UsageError(f"max_shard_bytes: expected at least 1, got {max_shard_bytes}")
+
+
+def _choose_splits(opened: OpenSource, splits: Sequence[str] | None) -> list[str]:
+    if splits is None:
+        return [split for split in opened.splits if split not in opened.on_request]
+    for split in splits:
+        if split not in opened.splits:
+            there = ", ".join(opened.splits)
+            raise UsageError(
+                f"split: expected one of {there}, as found in `{opened.folder}`, got `{split}`"
+            )
+    return list(dict.fromkeys(splits))
+
+
+def _convert_split(job: _Job, split: str) -> SplitReport:
+    started = time.monotonic()
+    stamp = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    stored = split_name(split, job.limit)
+    dataset = job.spec.name
+    work = job.out / PLAN_DIR
+    with _only_one(work / f"{split_prefix(dataset, stored)}.lock"):
+        plan, folder = _plan(job, split, work)
+        if not any(shard.num_images for shard in plan.shards) and not plan.num_stray_records:
+            log.info("%s: split `%s` holds no image", dataset, split)
+            remove_plans(work, dataset, stored)
+            return _report(plan, TaskCounts(), started, None, was_done=False)
+        claim_split(job.out, dataset, stored, plan_hash=plan.plan_hash, overwrite=job.overwrite)
+        committed = _committed(job.out, dataset, stored, plan.plan_hash)
+        if committed is not None:
+            manifest.update(job.out, dataset, stored)  # the last run may have ended before it
+            remove_plans(work, dataset, stored)
+            counts = msgspec.convert(committed.settings["counts"], TaskCounts)
+            return _report(plan, counts, started, committed, was_done=True)
+        counts = _run(job, plan, folder, job.out, split)
+        job.progress(Progress(split=stored, step="committing"))
+        committed = commit_dataset(
+            job.out,
+            dataset,
+            stored,
+            num_shards=len(plan.shards),
+            plan_hash=plan.plan_hash,
+            settings=plan.settings | {"counts": msgspec.to_builtins(counts)},
+            source_files=plan.source_files,
+            run=RunInfo(
+                roikit=roikit.__version__,
+                started=stamp,
+                seconds=round(time.monotonic() - started, 3),
+                workers=job.workers,
+                command=job.command,
+            ),
+        )
+        manifest.update(job.out, dataset, stored)
+        remove_plans(work, dataset, stored)
+    return _report(plan, counts, started, committed, was_done=False)
+
+
+def _dry_run(job: _Job, split: str) -> SplitReport:
+    """Do all but the writing; draft files go to a temporary folder."""
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="roikit-") as work:
+        plan, folder = _plan(job, split, Path(work))
+        counts = _run(job, plan, folder, None, split)
+    return _report(plan, counts, started, None, was_done=False)
+
+
+def _plan(job: _Job, split: str, work: Path) -> tuple[Plan, Path]:
+    job.progress(Progress(split=split_name(split, job.limit), step="reading"))
+    return make_plan(
+        job.spec,
+        job.opened,
+        split,
+        job.opened.splits[split](),
+        work=work,
+        seed=job.seed,
+        limit=job.limit,
+        max_shard_bytes=job.max_shard_bytes,
+    )
+
+
+def _run(job: _Job, plan: Plan, folder: Path, out: Path | None, split: str) -> TaskCounts:
+    total = sum(shard.num_images for shard in plan.shards)
+
+    def report(num_images: int, num_bytes: int) -> None:
+        job.progress(
+            Progress(
+                split=plan.split,
+                step="converting",
+                done=num_images,
+                total=total,
+                num_bytes=num_bytes,
+            )
+        )
+
+    report(0, 0)
+    counts = TaskCounts()
+    indices = range(len(plan.shards))
+    for task in run_tasks(folder, indices, out, workers=job.workers, report=report):
+        counts.add(task)
+    counts.rejections = dict(sorted(counts.rejections.items()))
+    return counts
+
+
+def _committed(out: Path, dataset: str, split: str, plan_hash: str) -> DatasetInfo | None:
+    """Return the split's commit, if this very plan was finished before."""
+    if not commit_path(out, dataset, split).is_file():
+        return None
+    committed = load_dataset(out, dataset, split)
+    return committed if committed.plan_hash == plan_hash else None
+
+
+def _report(
+    plan: Plan,
+    counts: TaskCounts,
+    started: float,
+    committed: DatasetInfo | None,
+    *,
+    was_done: bool,
+) -> SplitReport:
+    return SplitReport(
+        dataset=plan.dataset,
+        split=plan.split,
+        images_found=counts.images_found,
+        images_converted=counts.images_converted,
+        records_found=counts.records_found,
+        records_converted=counts.records_converted,
+        records_by_policy=counts.records_by_policy,
+        boxes_clipped=counts.boxes_clipped,
+        rejections=counts.rejections,
+        num_shards=len(plan.shards),
+        num_bytes=committed.tar_bytes if committed else 0,
+        seconds=time.monotonic() - started,
+        was_done=was_done,
+        merkle_root=committed.merkle_root if committed else None,
+    )
+
+
+def _check_faults(reports: list[SplitReport], max_rejects: float) -> None:
+    bad = [report for report in reports if report.fault_share > max_rejects]
+    if not bad:
+        return
+    worst = "; ".join(
+        f"{report.dataset} {report.split}: {report.faults:,} of {report.records_found:,} records"
+        f" ({report.fault_share:.1%})"
+        for report in bad
+    )
+    raise TooManyRejectsError(
+        f"lost more than {max_rejects:.1%} of the records to faults: {worst}",
+        hint='the rest is converted; `roikit query "select * from rejections"` lists them, '
+        "`--max-rejects` allows more",
+        reports=reports,
+    )
+
+
+@contextmanager
+def _only_one(lock: Path) -> Iterator[None]:
+    """Let one process at a time convert a split."""
+    with locked(lock, wait=False):
+        yield
+
+
+@contextmanager
+def _clear_disk_errors(out: Path) -> Iterator[None]:
+    """Say in one line what an error of the disk means."""
+    try:
+        yield
+    except OSError as error:
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        problem = "no space left on the disk" if is_full else error.strerror or str(error)
+        mend = "free some space" if is_full else "mend that"
+        raise RoikitError(
+            f"`{error.filename or out}`: {problem}",
+            hint=f"{mend} and run the same command again: finished shards are kept",
+        ) from error

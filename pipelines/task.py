@@ -1,0 +1,225 @@
+"""One task of a conversion: make one shard from its draft file.
+
+Independent and idempotent: it may run anywhere, any number of times, and be killed at any moment.
+The tar is put in place by a rename, then the sidecar; a finished shard is recognised and left.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from pipelines.draft import Built, DatasetSpec, Draft, Picture
+from pipelines.images import ImageRoots, safe_name
+from pipelines.phrasing import Phraser
+from pipelines.plan import Plan, ShardDraft, read_draft, read_plan
+from pipelines.registry import find_dataset
+from pipelines.rejections import reject
+from pipelines.source import unusable_picture
+from roikit import images
+from roikit.errors import CorruptSampleError, ValidationError
+from roikit.mentions import mentioned
+from roikit.sample import (
+    SCHEMA_VERSION,
+    Image,
+    Provenance,
+    Region,
+    Rejection,
+    Sample,
+    validate_sample,
+)
+from shards.atomic import write_bytes
+from shards.layout import sample_key, sidecar_path, tar_path
+from shards.sidecar import is_done, write_sidecar
+from shards.writer import write_shard
+
+#: Called with (images done, bytes read) since the last call.
+Tick = Callable[[int, int], None]
+
+
+class TaskCounts(msgspec.Struct, kw_only=True):
+    """What became of one shard's images and records."""
+
+    images_found: int = 0
+    images_converted: int = 0
+    records_found: int = 0
+    records_converted: int = 0
+    records_by_policy: int = 0
+    boxes_clipped: int = 0
+    rejections: dict[str, int] = {}
+
+    def add(self, other: "TaskCounts") -> None:
+        """Add another shard's counts."""
+        for name in self.__struct_fields__:
+            if name != "rejections":
+                setattr(self, name, getattr(self, name) + getattr(other, name))
+        for code, count in other.rejections.items():
+            self.rejections[code] = self.rejections.get(code, 0) + count
+
+
+def run_task(plan_dir: Path, index: int, out: Path | None, tick: Tick) -> TaskCounts:
+    """Make shard `index` below `out`, or find it finished.
+
+    Args:
+        plan_dir: the plan's folder.
+        index: of the shard.
+        out: root of the shards; None reads and checks everything and writes nothing.
+        tick: told of progress.
+
+    Raises:
+        OSError: the disk is full, or cannot be written.
+    """
+    plan = read_plan(plan_dir)
+    spec = find_dataset(plan.name)
+    counts_path = plan_dir / f"{index:06d}.counts.json"
+    if out is not None:
+        tar = tar_path(out, plan.dataset, plan.split, index)
+        sidecar = sidecar_path(out, plan.dataset, plan.split, index)
+        if counts_path.is_file() and is_done(tar, sidecar, plan.plan_hash):
+            tick(plan.shards[index].num_images, plan.shards[index].num_bytes)
+            return msgspec.json.decode(counts_path.read_bytes(), type=TaskCounts)
+    shard = read_draft(plan_dir, index)
+    rejections = list(shard.rejections)
+    counts = TaskCounts(records_found=len(rejections), rejections={})
+    entries = _entries(plan, spec, shard, rejections, counts, tick)
+    if out is None:
+        for _ in entries:
+            pass
+        rows = []
+    else:
+        rows = write_shard(tar, entries)
+    for rejection in rejections:
+        counts.rejections[rejection.code] = counts.rejections.get(rejection.code, 0) + 1
+    if out is not None:
+        # Before the sidecar, which says that the task is done.
+        write_bytes(counts_path, msgspec.json.encode(counts))
+        write_sidecar(
+            tar,
+            rows,
+            dataset=plan.dataset,
+            split=plan.split,
+            plan_hash=plan.plan_hash,
+            rejections=rejections,
+        )
+    return counts
+
+
+def _entries(
+    plan: Plan,
+    spec: DatasetSpec,
+    shard: ShardDraft,
+    rejections: list[Rejection],
+    counts: TaskCounts,
+    tick: Tick,
+) -> Iterator[tuple[Sample, bytes, str]]:
+    """Yield the shard's samples; rejections and counts are added on the way."""
+    roots = ImageRoots(folders=tuple(map(Path, plan.roots)))
+    for offset, draft in enumerate(shard.drafts):
+        key = sample_key(plan.dataset, plan.split, shard.first + offset)
+        counts.images_found += 1
+        counts.records_found += draft.num_records
+        rejections.extend(draft.rejections)
+        made = _make(plan, spec, roots, draft, key)
+        rejections.extend(made.rejections)
+        counts.records_by_policy += made.num_by_policy
+        counts.boxes_clipped += made.num_clipped
+        if made.entry is not None:
+            counts.images_converted += 1
+            counts.records_converted += made.num_converted
+            yield made.entry
+        tick(1, draft.num_bytes)
+
+
+class _Made:
+    """What one draft became."""
+
+    def __init__(self, built: Built, entry: tuple[Sample, bytes, str] | None = None) -> None:
+        self.rejections = built.rejections
+        self.num_by_policy = built.num_by_policy
+        self.num_clipped = built.num_clipped
+        self.num_converted = built.num_converted
+        self.entry = entry
+
+
+def _make(plan: Plan, spec: DatasetSpec, roots: ImageRoots, draft: Draft, key: str) -> _Made:
+    if draft.num_records == 0:
+        message = f"`{draft.file}`: the files say nothing about it"
+        return _Made(Built(rejections=[_about_image("E_IMAGE_UNANNOTATED", draft, message)]))
+    picture = _read_picture(draft, roots)
+    if isinstance(picture, Rejection):
+        return _Made(Built(rejections=[picture]))
+    data, header = picture
+    phraser = Phraser(seed=plan.seed, key=key)
+    built = spec.build(draft, Picture(header=header, roots=roots, phraser=phraser))
+    if not built.conversations:
+        return _Made(built)
+    sample = Sample(
+        schema=SCHEMA_VERSION,
+        key=key,
+        dataset=plan.dataset,
+        split=plan.split,
+        image=Image(
+            file=draft.file,
+            native_id=draft.native_id,
+            width=header.width,
+            height=header.height,
+            sha256=hashlib.sha256(data).hexdigest(),
+            orientation=header.orientation,
+        ),
+        regions=_with_context_marked(built),
+        conversations=tuple(built.conversations),
+        provenance=Provenance(converter=plan.converter, phrasing=plan.phrasing, seed=plan.seed),
+    )
+    try:
+        validate_sample(sample)
+    except ValidationError as error:
+        built.rejections.append(_about_image("E_RECORD_INVALID", draft, str(error)))
+        return _Made(built)
+    return _Made(built, (sample, data, images.extension(header)))
+
+
+def _read_picture(draft: Draft, roots: ImageRoots) -> tuple[bytes, images.ImageHeader] | Rejection:
+    """Read a picture's bytes and check them as far as is cheap: header and end, no pixels."""
+    if not safe_name(draft.file):
+        reason = "this path leaves the image folder"
+        return unusable_picture("E_NAME_UNSAFE", draft, reason=reason)
+    if draft.root is None:
+        folders = ", ".join(f"`{folder}`" for folder in roots.folders) or "no image folder"
+        return unusable_picture("E_IMAGE_MISSING", draft, reason=f"not found in {folders}")
+    try:
+        data = (roots.folders[draft.root] / draft.file).read_bytes()
+    except FileNotFoundError:
+        return unusable_picture("E_IMAGE_MISSING", draft, reason="gone since the plan was made")
+    except OSError as error:
+        reason = f"cannot be read: {error.strerror}"
+        return unusable_picture("E_IMAGE_UNREADABLE", draft, reason=reason)
+    try:
+        header = images.read_header(data)
+    except CorruptSampleError as error:
+        return unusable_picture("E_IMAGE_UNREADABLE", draft, reason=str(error))
+    if not images.is_complete(data, header):
+        reason = f"the {header.format.upper()} ends after {len(data):,} bytes without its end mark"
+        return unusable_picture("E_IMAGE_TRUNCATED", draft, reason=reason)
+    return data, header
+
+
+def _with_context_marked(built: Built) -> tuple[Region, ...]:
+    """Mark the regions that no conversation speaks of."""
+    used: set[int] = set()
+    for conversation in built.conversations:
+        for turn in conversation.turns:
+            used.update(mentioned(turn.text))
+        if conversation.choice is not None:
+            for option in conversation.choice.options:
+                used.update(mentioned(option))
+    return tuple(
+        region if i + 1 in used else msgspec.structs.replace(region, is_context=True)
+        for i, region in enumerate(built.regions)
+    )
+
+
+def _about_image(code: str, draft: Draft, message: str) -> Rejection:
+    return reject(
+        code, message, file=draft.source_file, record=draft.record, native_id=draft.native_id
+    )

@@ -1,0 +1,437 @@
+"""VCR: questions about people and things in film scenes, with reasons.
+
+Reads `{train,val,test}.jsonl` and, beside each picture in `vcr1images/`, the metadata file with its
+boxes. One question becomes up to three views of it and two multiple-choice questions:
+
+- `reasoning-all`: the lead-in lists every region; question, answer, "why?", rationale;
+- `reasoning-single`, `reasoning-multi`: the question introduces its own region (or regions), and
+  the answer speaks of no other; the rationale follows only if it speaks of no other either;
+- `choice`: four answers, and four rationales after the right answer. Where labels are not
+  published (test), only the answers, without the right one.
+
+Texts come from the token lists, whose mentions are lists of 0-based object indices: the `*_orig`
+texts count from 1 and look like ordinary numbers ("2 people").
+
+Source: visualcommonsense.com annotation README; GPT4RoI `gpt4roi/datasets/vcr.py` for the three
+views (its off-by-one, and its taking of ordinary numbers for objects, are not kept).
+"""
+
+import contextlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+import msgspec
+
+from pipelines.annotations import decode_record, read_lines
+from pipelines.draft import Built, DatasetSpec, Draft, OpenSource, Picture, SplitRecords
+from pipelines.images import Frame, ImageRoots, image_roots, match_frame, safe_name
+from pipelines.rejections import reject
+from pipelines.source import missing_files, require_folder, unusable_picture
+from pipelines.vcr_text import Tokens, class_name, detokenise, mentions_in
+from roikit.mentions import mention
+from roikit.sample import Choice, Conversation, Region, Rejection, Source, Task, Turn
+
+_EXPECTS = ("train.jsonl", "val.jsonl", "test.jsonl", "vcr1images/")
+_SPLITS = ("train", "val", "test")
+_CLASS_WORD = re.compile(r"\w")
+
+
+class _Key(msgspec.Struct):
+    img_fn: str
+    metadata_fn: str
+    annot_id: str
+
+
+class _Named(msgspec.Struct):
+    objects: list[str]
+
+
+class _Question(msgspec.Struct, gc=False):
+    annot_id: str
+    objects: list[str]
+    question: Tokens
+    answer_choices: list[Tokens]
+    rationale_choices: list[Tokens]
+    answer_label: int | None = None
+    rationale_label: int | None = None
+
+
+class _Metadata(msgspec.Struct, gc=False):
+    boxes: list[list[float]]
+    names: list[str] | None = None
+    width: int | None = None
+    height: int | None = None
+
+
+class Payload(msgspec.Struct, array_like=True):
+    """One image's questions, not decoded yet, and where its metadata lies."""
+
+    metadata_file: str
+    metadata_root: int | None  #: index of the image folder it was found in
+    lines: list[tuple[int, bytes]]  #: (line number from 1, JSON)
+
+
+_keys = msgspec.json.Decoder(_Key)
+_questions = msgspec.json.Decoder(_Question)
+_named = msgspec.json.Decoder(_Named)
+_metadata = msgspec.json.Decoder(_Metadata)
+
+
+def open_source(source: Path, extra_roots: Sequence[Path]) -> OpenSource:
+    """Find VCR's files below `source`.
+
+    Raises:
+        UsageError: no such folder, or none of the three `.jsonl` files in it.
+    """
+    require_folder(source, SPEC.title, _EXPECTS)
+    roots = image_roots((source / "vcr1images", source), extra_roots)
+    splits = {
+        name: partial(_read, source, name, roots)
+        for name in _SPLITS
+        if (source / f"{name}.jsonl").is_file()
+    }
+    if not splits:
+        raise missing_files(source, SPEC.title, _EXPECTS)
+    return OpenSource(folder=source, roots=roots, splits=splits)
+
+
+def build(draft: Draft, picture: Picture) -> Built:
+    """Turn one image's questions into conversations."""
+    built = Built()
+    payload = msgspec.convert(draft.payload, Payload)
+    scene = _read_scene(draft, payload, picture, built)
+    if isinstance(scene, Rejection):
+        built.rejections.append(scene)
+        return built
+    for number, line in payload.lines:
+        record = f"line {number}"
+        question = decode_record(
+            _questions, line, file=draft.source_file, record=record, native_id=draft.native_id
+        )
+        if isinstance(question, Rejection):
+            built.rejections.append(question)
+            continue
+        record = question.annot_id
+        conversations = _conversations(question, scene, draft, picture, built)
+        if isinstance(conversations, Rejection):
+            built.rejections.append(conversations)
+            continue
+        built.conversations.extend(conversations)
+        built.num_converted += 1
+    built.regions = scene.regions if built.conversations else []
+    return built
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Scene:
+    """The picture's objects: `numbers[i]` is the region number of object i, None without a box."""
+
+    regions: list[Region]
+    numbers: list[int | None]
+
+    @property
+    def listed(self) -> str:
+        """All regions, as a lead-in lists them."""
+        return _enumerated([mention(i + 1) for i in range(len(self.regions))])
+
+
+def _read_scene(
+    draft: Draft, payload: Payload, picture: Picture, built: Built
+) -> _Scene | Rejection:
+    """Read the metadata and place its boxes; bad boxes are rejected one by one."""
+    where = {"file": payload.metadata_file, "native_id": draft.native_id}
+    if payload.metadata_root is None:
+        return unusable_picture(
+            "E_METADATA_MISSING", draft, reason=f"`{payload.metadata_file}` is not there"
+        )
+    path = picture.roots.folders[payload.metadata_root] / payload.metadata_file
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        reason = f"`{payload.metadata_file}` cannot be read: {error.strerror}"
+        return unusable_picture("E_METADATA_MISSING", draft, reason=reason)
+    metadata = decode_record(_metadata, data, record="the file", **where)
+    if isinstance(metadata, Rejection):
+        return metadata
+    named_wh = (metadata.width, metadata.height) if metadata.width and metadata.height else None
+    frame = match_frame(picture.header, named_wh)
+    if frame is None:
+        sized = msgspec.structs.replace(draft, image_wh=named_wh)
+        return unusable_picture("E_SIZE_MISMATCH", sized, picture.header)
+    names = metadata.names or _named_by_questions(payload)
+    if len(names) != len(metadata.boxes):
+        message = f"{len(names)} names for {len(metadata.boxes)} boxes"
+        return reject("E_COUNT_MISMATCH", message, record="names", **where)
+    scene = _Scene(regions=[], numbers=[])
+    for i, box in enumerate(metadata.boxes):
+        placed = _place(frame, box)
+        if isinstance(placed, str):
+            message = f"box {box} in a picture of {frame.annotated_wh}"
+            built.rejections.append(reject(placed, message, record=f"boxes[{i}]", **where))
+            scene.numbers.append(None)
+            continue
+        box_xyxy, is_clipped = placed
+        built.num_clipped += is_clipped
+        scene.regions.append(
+            Region(
+                box_xyxy=box_xyxy,
+                label=class_name(names[i]),
+                origin="detector",
+                native_id=str(i),
+                score=box[4] if len(box) > 4 else None,
+            )
+        )
+        scene.numbers.append(len(scene.regions))
+    return scene
+
+
+def _named_by_questions(payload: Payload) -> list[str]:
+    """Return the objects' names as the questions give them, for metadata that lacks them."""
+    for _, line in payload.lines:
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+            return _named.decode(line).objects
+    return []
+
+
+def _place(frame: Frame, box: list[float]) -> tuple[tuple[float, float, float, float], bool] | str:
+    if len(box) < 4:
+        return "E_FIELD_TYPE"
+    return frame.place(box[:4])
+
+
+def _conversations(
+    question: _Question, scene: _Scene, draft: Draft, picture: Picture, built: Built
+) -> list[Conversation] | Rejection:
+    """Make a question's views and choices, or say why it cannot be used at all."""
+    where = {
+        "file": draft.source_file,
+        "record": question.annot_id,
+        "native_id": draft.native_id,
+    }
+    if len(question.objects) != len(scene.numbers):
+        message = (
+            f"{len(question.objects)} objects, but the metadata has {len(scene.numbers)} boxes"
+        )
+        return reject("E_COUNT_MISMATCH", message, **where)
+    steps = (
+        ("answer", question.answer_choices, question.answer_label),
+        ("rationale", question.rationale_choices, question.rationale_label),
+    )
+    for step, options, label in steps:
+        if len(options) < 2 or (label is not None and not 0 <= label < len(options)):
+            message = f"{step}_label {label} of {len(options)} options"
+            return reject("E_VALUE_RANGE", message, **where)
+    asked = _text(question.question, "question", scene, where)
+    if isinstance(asked, Rejection):
+        return asked
+    maker = _Maker(question=question, scene=scene, draft=draft, picture=picture, asked=asked)
+    conversations: list[Conversation] = []
+    answer: str | None = None
+    if question.answer_label is not None and question.rationale_label is not None:
+        right = []
+        for step, options, label in steps:
+            assert label is not None
+            text = _text(options[label], f"{step}_choices[{label}]", scene, where)
+            if isinstance(text, Rejection):
+                return text
+            right.append(text)
+        answer, rationale = right
+        conversations += maker.views(answer, rationale)
+    conversations += _choices(maker, steps, answer, where, built)
+    if not conversations:
+        # The lists of options are all that test has; each bad one was rejected above.
+        return reject("E_REF_NO_ANNOTATION", "no usable options", **where)
+    return conversations
+
+
+def _choices(
+    maker: "_Maker",
+    steps: Sequence[tuple[str, list[Tokens], int | None]],
+    answer: str | None,
+    where: dict[str, str],
+    built: Built,
+) -> list[Conversation]:
+    """Make the multiple-choice questions; one with a bad option costs itself, not the views."""
+    conversations = []
+    for step, options, label in steps:
+        if step == "rationale" and answer is None:
+            continue  # which rationale fits depends on the right answer, which is not published
+        texts = [
+            _text(option, f"{step}_choices[{i}]", maker.scene, where)
+            for i, option in enumerate(options)
+        ]
+        bad = [text for text in texts if isinstance(text, Rejection)]
+        built.rejections.extend(bad)
+        if not bad:
+            good = tuple(text for text in texts if isinstance(text, str))
+            conversations.append(maker.choice(step, good, label, answer))
+    return conversations
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Maker:
+    """Makes the conversations of one question."""
+
+    question: _Question
+    scene: _Scene
+    draft: Draft
+    picture: Picture
+    asked: str  #: the question's text, with mentions
+
+    def views(self, answer: str, rationale: str) -> list[Conversation]:
+        """Make the views that the question has."""
+        turns = (self._lead_in("all"), _said(answer), self._why("all"), _said(rationale))
+        views = [self._conversation("all", "reasoning-all", turns)]
+        in_question = mentions_in(self.asked)
+        in_answer = mentions_in(answer)
+        if in_answer and in_answer <= in_question:
+            name = "single" if len(in_question) == 1 else "multi"
+            task: Task = "reasoning-single" if len(in_question) == 1 else "reasoning-multi"
+            own: tuple[Turn, ...] = (Turn(role="user", text=self.asked), _said(answer))
+            if mentions_in(rationale) <= in_question:
+                own += (self._why(name), _said(rationale))
+            views.append(self._conversation(name, task, own))
+        return views
+
+    def choice(
+        self, step: str, options: tuple[str, ...], label: int | None, answer: str | None
+    ) -> Conversation:
+        """Make the question that asks for the right one of `options`."""
+        name = f"choice-{step}"
+        turns: tuple[Turn, ...] = (self._lead_in(name),)
+        if step == "rationale":
+            assert answer is not None
+            turns += (_said(answer), self._why(name))
+        choice = Choice(
+            question_id=self.question.annot_id,
+            step="answer" if step == "answer" else "rationale",
+            options=options,
+            answer=label,
+        )
+        return self._conversation(name, "choice", turns, choice)
+
+    def _conversation(
+        self, view: str, task: Task, turns: tuple[Turn, ...], choice: Choice | None = None
+    ) -> Conversation:
+        return Conversation(
+            id=f"{self.question.annot_id}/{view}",
+            task=task,
+            independent=False,
+            source=Source(file=self.draft.source_file, record=self.question.annot_id),
+            turns=turns,
+            choice=choice,
+        )
+
+    def _lead_in(self, view: str) -> Turn:
+        if not self.scene.regions:
+            return Turn(role="user", text=self.asked)
+        place = f"{self.question.annot_id}/{view}:0"
+        slots = {"regions": self.scene.listed, "question": self.asked}
+        return self.picture.phraser.ask("reasoning-all", place, **slots)
+
+    def _why(self, view: str) -> Turn:
+        return self.picture.phraser.ask("why", f"{self.question.annot_id}/{view}:2")
+
+
+def _said(text: str) -> Turn:
+    return Turn(role="assistant", text=text)
+
+
+def _enumerated(mentions: Sequence[str]) -> str:
+    """Join as a person would: `a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, (", ".join(mentions[:-1]), *mentions[-1:])))
+
+
+def _text(tokens: Tokens, field: str, scene: _Scene, where: dict[str, str]) -> str | Rejection:
+    """Make the record's text of a token list."""
+    parts: list[str | None] = []
+    spoken: list[str] = []
+    for i, token in enumerate(tokens):
+        if isinstance(token, str):
+            parts.append(token)
+            continue
+        numbers = []
+        for index in token:
+            number = scene.numbers[index] if 0 <= index < len(scene.numbers) else None
+            if number is None:
+                known = 0 <= index < len(scene.numbers)
+                what = "has no usable box" if known else f"is none of {len(scene.numbers)}"
+                message = f"{field}[{i}]: object {index} {what}"
+                return reject("E_REF_NO_ANNOTATION", message, **where)
+            numbers.append(mention(number))
+        if not numbers:
+            message = f"{field}[{i}]: expected object indices, got an empty list"
+            return reject("E_FIELD_TYPE", message, **where)
+        parts.append(None)
+        spoken.append(_enumerated(list(dict.fromkeys(numbers))))
+    text = detokenise(parts, spoken)
+    if not _CLASS_WORD.search(text):
+        return reject("E_PHRASE_EMPTY", f"{field}: expected a text, got `{text}`", **where)
+    return text
+
+
+def _read(source: Path, split: str, roots: ImageRoots) -> SplitRecords:
+    """Group one file's lines by image."""
+    path = source / f"{split}.jsonl"
+    groups: dict[str, tuple[str, list[tuple[int, memoryview]]]] = {}
+    strays: list[Rejection] = []
+    seen: set[str] = set()
+    for number, line in read_lines(path):
+        record = f"line {number}"
+        key = decode_record(_keys, line, file=path.name, record=record)
+        if isinstance(key, Rejection):
+            strays.append(key)
+        elif key.annot_id in seen:
+            message = f"annot_id {key.annot_id} occurs twice"
+            strays.append(reject("E_RECORD_DUPLICATE", message, file=path.name, record=record))
+        else:
+            seen.add(key.annot_id)
+            groups.setdefault(key.img_fn, (key.metadata_fn, []))[1].append((number, line))
+    drafts = [
+        _draft(image, metadata, lines, path.name, roots)
+        for image, (metadata, lines) in groups.items()
+    ]
+    return SplitRecords(drafts=drafts, rejections=strays, source_files=(path,))
+
+
+def _draft(
+    image: str,
+    metadata: str,
+    lines: list[tuple[int, memoryview]],
+    source_file: str,
+    roots: ImageRoots,
+) -> Draft:
+    found = roots.find((image, PurePosixPath(image).name)) if safe_name(image) else None
+    beside = roots.find((metadata,)) if safe_name(metadata) else None
+    payload = Payload(
+        metadata_file=metadata,
+        metadata_root=beside[0] if beside else None,
+        # These point into the mapped file: they become bytes when the draft is written.
+        lines=lines,  # type: ignore[arg-type]
+    )
+    return Draft(
+        group=image,
+        file=found[1] if found else image,
+        native_id=f"vcr:{image.rpartition('.')[0] or image}",
+        root=found[0] if found else None,
+        num_bytes=found[2] if found else 0,
+        image_wh=None,
+        source_file=source_file,
+        record=f"line {lines[0][0]}",
+        num_records=len(lines),
+        payload=payload,
+    )
+
+
+SPEC = DatasetSpec(
+    name="vcr",
+    title="VCR",
+    version=1,
+    expects=_EXPECTS,
+    families=("reasoning-all", "why"),
+    open_source=open_source,
+    build=build,
+)

@@ -1,0 +1,396 @@
+"""Visual Genome: short descriptions of regions.
+
+Reads `region_descriptions.json` and `image_data.json` (versions 1.0 to 1.4), or, where these are
+not there, the COCO-like `train.json` and `test.json` that GRiT released. An image's regions become
+one independent `caption` conversation, an exchange a region.
+
+Splits are densecap's (`densecap_splits.json`, here or in `info/`); images that stand in none of its
+lists form the split `unlisted`, converted on request. Without that file we cut our own: 90 % train,
+5 % val, 5 % test, by a hash of the photograph's id, whatever the seed.
+
+Source: visualgenome.org API documentation (regions are x, y, width, height in whole pixels, taken
+as 0-based); densecap, `info/densecap_splits.json`; GRiT, `VG_preprocessed_annotations`.
+"""
+
+import hashlib
+import logging
+import math
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import msgspec
+
+from pipelines.annotations import Raw, clean_text, decode_record, map_file, read_list, read_table
+from pipelines.draft import Built, DatasetSpec, Draft, OpenSource, Picture, SplitRecords
+from pipelines.images import ImageRoots, image_roots, match_frame, safe_name
+from pipelines.rejections import reject
+from pipelines.source import missing_files, relative_name, require_folder, unusable_picture
+from roikit.errors import UsageError
+from roikit.mentions import escape, mention
+from roikit.sample import Conversation, Region, Rejection, Source, Turn
+
+log = logging.getLogger(__name__)
+
+_REGIONS_NAME = "region_descriptions.json"
+_IMAGES_NAME = "image_data.json"
+_SPLITS_NAME = "densecap_splits.json"
+_EXPECTS = (_REGIONS_NAME, _IMAGES_NAME, _SPLITS_NAME, "VG_100K/", "VG_100K_2/")
+_FOLDERS = ("VG_100K", "VG_100K_2")
+_SPLITS = ("train", "val", "test")
+_UNLISTED = "unlisted"
+
+
+class _Image(msgspec.Struct, gc=False):
+    url: str
+    image_id: int | None = None
+    id: int | None = None  #: version 1.0's name of `image_id`
+    width: int | None = None
+    height: int | None = None
+    coco_id: int | None = None
+
+
+class _Entry(msgspec.Struct):
+    regions: msgspec.Raw
+    id: int | None = None
+    image_id: int | None = None
+
+
+class _Region(msgspec.Struct, gc=False):
+    phrase: str
+    x: float
+    y: float
+    width: float
+    height: float
+    region_id: int | None = None
+    id: int | None = None  #: version 1.0's name of `region_id`
+
+
+class _FlatImage(msgspec.Struct, gc=False):
+    id: int
+    file_name: str
+    width: int | None = None
+    height: int | None = None
+
+
+class _FlatRegion(msgspec.Struct, gc=False):
+    id: int
+    image_id: int
+    bbox: tuple[float, float, float, float]
+    caption: str
+
+
+class _Owner(msgspec.Struct):
+    image_id: int
+
+
+class Payload(msgspec.Struct, array_like=True):
+    """What the files say about one image's regions, not decoded yet: tasks share that work."""
+
+    regions: bytes  #: a JSON list
+    places: list[int] | None  #: of the regions in the file; None where they follow each other
+    prefix: str  #: of a region's place, e.g. `[12].regions`
+
+
+_images = msgspec.json.Decoder(_Image)
+_entries = msgspec.json.Decoder(_Entry)
+_regions = msgspec.json.Decoder(_Region)
+_flat_images = msgspec.json.Decoder(_FlatImage)
+_flat_regions = msgspec.json.Decoder(_FlatRegion)
+_owners = msgspec.json.Decoder(_Owner)
+_raw_lists = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+def open_source(source: Path, extra_roots: Sequence[Path]) -> OpenSource:
+    """Find Visual Genome's files below `source`.
+
+    Raises:
+        UsageError: no such folder, or neither form of the files in it.
+    """
+    require_folder(source, SPEC.title, _EXPECTS)
+    roots = image_roots((source, source / "images", source / "vg_all"), extra_roots)
+    splits = {}
+    if (source / _REGIONS_NAME).is_file():
+        if not (source / _IMAGES_NAME).is_file():
+            raise missing_files(source, SPEC.title, (_IMAGES_NAME,))
+        for name in (*_SPLITS, _UNLISTED):
+            splits[name] = partial(_read, source, roots, name)
+    else:
+        for name in ("train", "test"):
+            if (source / f"{name}.json").is_file():
+                splits[name] = partial(_read_flat, source, source / f"{name}.json", roots)
+    if not splits:
+        raise missing_files(source, SPEC.title, _EXPECTS)
+    return OpenSource(folder=source, roots=roots, splits=splits, on_request=(_UNLISTED,))
+
+
+def build(draft: Draft, picture: Picture) -> Built:
+    """Turn one image's regions into a conversation."""
+    built = Built()
+    payload = msgspec.convert(draft.payload, Payload)
+    frame = match_frame(picture.header, draft.image_wh)
+    if frame is None:
+        built.rejections.append(unusable_picture("E_SIZE_MISMATCH", draft, picture.header))
+        return built
+    turns: list[Turn] = []
+    conversation_id = f"{draft.group}/caption"
+    raws = _raw_lists.decode(payload.regions)
+    places = payload.places or range(len(raws))
+    for i, raw in zip(places, raws, strict=True):
+        record = f"{payload.prefix}[{i}]"
+        region = _decode_region(raw, payload.places is not None, draft, record)
+        if isinstance(region, Rejection):
+            built.rejections.append(region)
+            continue
+        x0, y0 = region.x, region.y
+        placed = frame.place((x0, y0, x0 + region.width, y0 + region.height))
+        text = clean_text(region.phrase)
+        if isinstance(placed, str) or not text:
+            code, message = "E_PHRASE_EMPTY", "phrase: expected a description, got none"
+            if isinstance(placed, str):
+                xywh = [x0, y0, region.width, region.height]
+                code, message = placed, f"box {xywh} in a picture of {frame.annotated_wh}"
+            built.rejections.append(_rejection(code, message, draft, record))
+            continue
+        box_xyxy, is_clipped = placed
+        built.num_clipped += is_clipped
+        number = region.region_id if region.region_id is not None else region.id
+        native_id = None if number is None else str(number)
+        built.regions.append(Region(box_xyxy=box_xyxy, native_id=native_id))
+        slots = {"region": mention(len(built.regions))}
+        place = f"{conversation_id}:{len(turns)}"
+        turns.append(picture.phraser.ask("caption", place, **slots))
+        turns.append(Turn(role="assistant", text=escape(text)))
+    if turns:
+        source = Source(file=draft.source_file, record=draft.record)
+        built.conversations.append(
+            Conversation(
+                id=conversation_id,
+                task="caption",
+                independent=True,
+                source=source,
+                turns=tuple(turns),
+            )
+        )
+    built.num_converted = len(built.regions)
+    return built
+
+
+def _decode_region(raw: Raw, is_flat: bool, draft: Draft, record: str) -> _Region | Rejection:
+    where = {"file": draft.source_file, "record": record, "native_id": draft.native_id}
+    region: _Region | Rejection
+    if is_flat:
+        flat = decode_record(_flat_regions, raw, **where)
+        if isinstance(flat, Rejection):
+            return flat
+        region = _Region(flat.caption, *flat.bbox, region_id=flat.id)
+    else:
+        region = decode_record(_regions, raw, **where)
+        if isinstance(region, Rejection):
+            return region
+    if not all(map(math.isfinite, (region.x, region.y, region.width, region.height))):
+        return _rejection("E_FIELD_TYPE", "box: expected finite numbers", draft, record)
+    return region
+
+
+def _rejection(code: str, message: str, draft: Draft, record: str) -> Rejection:
+    return reject(code, message, file=draft.source_file, record=record, native_id=draft.native_id)
+
+
+def _read(source: Path, roots: ImageRoots, split: str) -> SplitRecords:
+    """Read the official pair of files and keep what belongs to `split`."""
+    images, strays = _read_images(source / _IMAGES_NAME)
+    listed, splits_path = _read_splits(source, images)
+    wanted = {i for i in images if listed.get(i, _UNLISTED) == split}
+    drafts: list[Draft] = []
+    seen: set[int] = set()
+    for i, raw in enumerate(read_list(source / _REGIONS_NAME)):
+        where = {"file": _REGIONS_NAME, "record": f"[{i}]"}
+        entry = decode_record(_entries, raw, **where)
+        if isinstance(entry, Rejection):
+            strays.append(entry)
+            continue
+        image_id = entry.id if entry.id is not None else entry.image_id
+        if image_id is None:
+            strays.append(reject("E_FIELD_MISSING", "missing field `id`", **where))
+        elif image_id not in images:
+            message = f"image {image_id} is not in {_IMAGES_NAME}"
+            strays.append(reject("E_IMAGE_UNKNOWN", message, **where))
+        elif image_id in wanted and image_id in seen:
+            message = f"image {image_id} occurs twice"
+            strays.append(reject("E_RECORD_DUPLICATE", message, **where))
+        elif image_id in wanted:
+            seen.add(image_id)
+            try:
+                num_regions = len(_raw_lists.decode(entry.regions))
+            except msgspec.DecodeError:
+                message = "regions: expected a list"
+                strays.append(reject("E_FIELD_TYPE", message, **where))
+                continue
+            # This points into the mapped file; it becomes bytes when the draft is written.
+            regions: Any = memoryview(entry.regions)
+            payload = Payload(regions, None, f"[{i}].regions")
+            image = images[image_id]
+            drafts.append(_draft(image, image_id, f"[{i}]", payload, num_regions, roots))
+    for image_id in sorted(wanted - seen):
+        payload = Payload(b"[]", None, "")
+        record = f"image {image_id}"
+        drafts.append(_draft(images[image_id], image_id, record, payload, 0, roots))
+    files = [source / _REGIONS_NAME, source / _IMAGES_NAME]
+    if splits_path is not None:
+        files.append(splits_path)
+    # Records of no image are the same for every split: they are counted with the first one only.
+    kept = strays if split == _SPLITS[0] else []
+    return SplitRecords(drafts=drafts, rejections=kept, source_files=tuple(files))
+
+
+def _read_images(path: Path) -> tuple[dict[int, _Image], list[Rejection]]:
+    images: dict[int, _Image] = {}
+    strays: list[Rejection] = []
+    for i, raw in enumerate(read_list(path)):
+        where = {"file": path.name, "record": f"[{i}]"}
+        image = decode_record(_images, raw, **where)
+        if isinstance(image, Rejection):
+            strays.append(image)
+            continue
+        image_id = image.image_id if image.image_id is not None else image.id
+        if image_id is None:
+            strays.append(reject("E_FIELD_MISSING", "missing field `image_id`", **where))
+        elif image_id in images:
+            message = f"image {image_id} occurs twice"
+            strays.append(reject("E_RECORD_DUPLICATE", message, **where))
+        else:
+            images[image_id] = image
+    return images, strays
+
+
+def _read_splits(source: Path, images: dict[int, _Image]) -> tuple[dict[int, str], Path | None]:
+    """Return each listed image's split, and the file that lists them."""
+    for path in (source / _SPLITS_NAME, source / "info" / _SPLITS_NAME):
+        if not path.is_file():
+            continue
+        try:
+            lists = msgspec.json.decode(map_file(path), type=dict[str, list[int]])
+        except msgspec.DecodeError as error:
+            raise UsageError(
+                f"`{path}`: expected an object of lists of image ids: {error}",
+                hint=f"get densecap's `info/{_SPLITS_NAME}` again, or remove the file",
+            ) from error
+        listed = {i: name for name in _SPLITS for i in lists.get(name, [])}
+        unlisted = sum(i not in listed for i in images)
+        if unlisted:
+            log.info(
+                "%s: %d of %d images are in none of its lists: `--split %s` converts them",
+                path.name, unlisted, len(images), _UNLISTED,
+            )  # fmt: skip
+        return listed, path
+    log.warning(
+        "%s is not there: cutting our own split (90 %% train, 5 %% val, 5 %% test), whose figures"
+        " do not compare with published ones",
+        source / _SPLITS_NAME,
+    )
+    return {i: _own_split(_native_id(i, image)) for i, image in images.items()}, None
+
+
+def _own_split(native_id: str) -> str:
+    digest = hashlib.blake2b(f"vg split {native_id}".encode(), digest_size=8).digest()
+    share = int.from_bytes(digest, "big") / 2**64
+    return "train" if share < 0.9 else "val" if share < 0.95 else "test"
+
+
+def _native_id(image_id: int, image: _Image) -> str:
+    """Name the photograph: half of Visual Genome are COCO's photographs, and known as such."""
+    return f"vg:{image_id}" if image.coco_id is None else f"coco:{image.coco_id}"
+
+
+def _draft(
+    image: _Image, image_id: int, record: str, payload: Payload, num_records: int, roots: ImageRoots
+) -> Draft:
+    # Which of the two folders a picture is in can be learnt from its URL only.
+    parts = PurePosixPath(image.url.partition("?")[0]).parts[-2:]
+    folder, name = (parts[0], parts[1]) if len(parts) == 2 else ("", parts[0] if parts else "")
+    named = f"{folder}/{name}" if folder in _FOLDERS else name
+    return _located(
+        (named, name, *(f"{other}/{name}" for other in _FOLDERS)),
+        image_id,
+        Draft(
+            group=str(image_id),
+            file=named,
+            native_id=_native_id(image_id, image),
+            root=None,
+            num_bytes=0,
+            image_wh=(image.width, image.height) if image.width and image.height else None,
+            source_file=_REGIONS_NAME,
+            record=record,
+            num_records=num_records,
+            payload=payload,
+        ),
+        roots,
+    )
+
+
+def _located(names: Iterable[str], image_id: int, draft: Draft, roots: ImageRoots) -> Draft:
+    found = roots.find(tuple(dict.fromkeys(names))) if safe_name(draft.file) else None
+    if found is None:
+        return draft
+    root, file, num_bytes = found
+    return msgspec.structs.replace(draft, root=root, file=file, num_bytes=num_bytes)
+
+
+def _read_flat(source: Path, path: Path, roots: ImageRoots) -> SplitRecords:
+    """Read GRiT's COCO-like form of one split."""
+    file = relative_name(path, source)
+    table = read_table(path, ("images", "annotations"))
+    strays: list[Rejection] = []
+    images: dict[int, tuple[_FlatImage, str]] = {}
+    for i, raw in enumerate(table["images"]):
+        image = decode_record(_flat_images, raw, file=file, record=f"images[{i}]")
+        if isinstance(image, Rejection):
+            strays.append(image)
+        else:
+            images.setdefault(image.id, (image, f"images[{i}]"))
+    regions: dict[int, list[Raw]] = {}
+    places: dict[int, list[int]] = {}
+    for i, raw in enumerate(table["annotations"]):
+        owner = decode_record(_owners, raw, file=file, record=f"annotations[{i}]")
+        if isinstance(owner, Rejection):
+            strays.append(owner)
+        elif owner.image_id not in images:
+            message = f"image_id {owner.image_id} is not in `images`"
+            strays.append(reject("E_IMAGE_UNKNOWN", message, file=file, record=f"annotations[{i}]"))
+        else:
+            regions.setdefault(owner.image_id, []).append(raw)
+            places.setdefault(owner.image_id, []).append(i)
+    drafts = []
+    for image_id, (image, record) in images.items():
+        own = regions.get(image_id, [])
+        joined = b"[" + b",".join(own) + b"]"
+        payload = Payload(joined, places.get(image_id, []), "annotations")
+        name = image.file_name
+        draft = Draft(
+            group=str(image_id),
+            file=name,
+            native_id=f"vg:{image_id}",
+            root=None,
+            num_bytes=0,
+            image_wh=(image.width, image.height) if image.width and image.height else None,
+            source_file=file,
+            record=record,
+            num_records=len(own),
+            payload=payload,
+        )
+        names = (name, *(f"{folder}/{name}" for folder in _FOLDERS))
+        drafts.append(_located(names, image_id, draft, roots))
+    return SplitRecords(drafts=drafts, rejections=strays, source_files=(path,))
+
+
+SPEC = DatasetSpec(
+    name="vg",
+    title="Visual Genome",
+    version=1,
+    expects=_EXPECTS,
+    families=("caption",),
+    open_source=open_source,
+    build=build,
+)
