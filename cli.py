@@ -6,15 +6,20 @@ by `roikit/__main__.py`.
 """
 
 import os
+import shlex
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from roikit import __version__, paths
 from roikit.errors import ChecksFailedError, RoikitError, UsageError
+
+if TYPE_CHECKING:
+    from pipelines.run import SplitReport
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -97,6 +102,134 @@ def _given(**options: Any) -> dict[str, Any]:
 
 
 # --- data ---
+
+
+@app.command(rich_help_panel=DATA)
+def datasets(shards: Shards, as_json: Json = False) -> None:
+    """List the datasets that can be converted, and what is converted already.
+
+    Example: roikit datasets
+    """
+    from pipelines.registry import DATASETS
+    from roikit import render
+    from shards.commit import list_datasets
+
+    there = list_datasets(shards)
+    found: list[dict[str, Any]] = [
+        {"name": name, "title": spec.title, "source": paths.source_dir(name)}
+        | {"expects": spec.expects}
+        | {"converted": {info.split: info.samples for info in there if info.dataset == name}}
+        for name, spec in DATASETS.items()
+    ]
+    if as_json:
+        return render.document(found)
+    for one in found:
+        one["expects"] = " ".join(one["expects"])
+        one["converted"] = ", ".join(f"{s} {n:,}" for s, n in one["converted"].items()) or None
+    columns = ("name", "dataset", "looked for in", "expects there", "samples converted")
+    render.table(columns, [tuple(one.values()) for one in found])
+
+
+@app.command(rich_help_panel=DATA)
+def convert(
+    name: Annotated[
+        str, typer.Argument(help="coco, vg or vcr; see `roikit datasets`.", show_default=False)
+    ],
+    source: Annotated[
+        Path | None,
+        typer.Argument(help="Folder of the official files.", show_default="data/NAME"),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the shards.", show_default="data/shards")
+    ] = None,
+    split: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The dataset's own name; may be given several times.", show_default="all there"
+        ),
+    ] = None,
+    images: Annotated[
+        list[Path] | None,
+        typer.Option(help="Further folder that pictures lie in; may be given several times."),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Pictures a split, kept apart as e.g. train-first1000."),
+    ] = None,
+    seed: Seed = 0,
+    workers: Workers = None,
+    max_rejects: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Share of records that may be bad.", show_default="0.01"),
+    ] = None,
+    max_shard_bytes: Annotated[
+        int | None, typer.Option(min=1, help="Largest shard.", show_default="256 MiB")
+    ] = None,
+    overwrite: Overwrite = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read and check everything, write nothing.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Convert a dataset's official files into shards.
+
+    Bad records are rejected, counted and kept in the manifest with their place; the rest is
+    converted. Interrupt it as you like: the same command goes on, and gives the same bytes.
+
+    Example: roikit convert vcr data/vcr --split val --limit 1000
+    """
+    from pipelines import run
+    from roikit import render
+
+    too_many: run.TooManyRejectsError | None = None
+    with render.progress(name, "pictures") as bar:
+        try:
+            reports = run.convert(
+                name,
+                source if source is not None else paths.source_dir(name),
+                out if out is not None else paths.shards_dir(),
+                splits=split or None,
+                image_roots=images or (),
+                limit=limit,
+                seed=seed,
+                workers=workers or os.cpu_count() or 1,
+                overwrite=overwrite,
+                dry_run=dry_run,
+                progress=lambda p: bar(p.done, p.total, f"{name} {p.split}: {p.step}"),
+                command=shlex.join(["roikit", *sys.argv[1:]]),
+                **_given(max_rejects=max_rejects, max_shard_bytes=max_shard_bytes),
+            )
+        except run.TooManyRejectsError as error:  # committed all the same: say what there is
+            reports, too_many = error.reports, error
+    if as_json:
+        render.document(reports)
+    else:
+        _show_conversion(reports, dry_run=dry_run)
+    if too_many is not None:
+        raise too_many
+
+
+def _show_conversion(reports: "Sequence[SplitReport]", *, dry_run: bool) -> None:
+    from roikit import render
+
+    columns = ("dataset", "split", "pictures", "used", "records", "used", "left out by policy")
+    rows = [
+        (
+            *(r.dataset, r.split, r.images_found, r.images_converted, r.records_found),
+            *(r.records_converted, r.records_by_policy, r.faults, r.num_shards),
+            *(render.bytes_text(r.num_bytes), f"{r.seconds:.1f}"),
+        )
+        for r in reports
+    ]
+    render.table((*columns, "faults", "shards", "size", "seconds"), rows)
+    rejected = [(r.dataset, r.split, code, n) for r in reports for code, n in r.rejections.items()]
+    if rejected:
+        render.line("")
+        render.table(("dataset", "split", "rejected", "records"), rejected)
+    if dry_run:
+        render.note("dry run: nothing was written")
+    elif all(report.was_done for report in reports):
+        render.note("all of it was converted before; nothing was written")
 
 
 @app.command(rich_help_panel=DATA)
@@ -639,6 +772,103 @@ def chat(
     if as_json:
         return render.document(answers)
     return None
+
+
+# --- else ---
+
+
+@app.command(rich_help_panel=ELSE)
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of everything it makes.")] = Path("demo"),
+    seed: Annotated[int, typer.Option(help="Seed of world, weights and order.")] = 1,
+    images: Annotated[
+        int | None, typer.Option(min=32, help="Pictures to draw.", show_default="8000")
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="Name of a recipe, or a TOML file.")] = "tiny",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="TABLE.KEY=VALUE",
+            help="Override the recipe; may be given several times.",
+        ),
+    ] = None,
+    limit: Limit = None,
+    workers: Workers = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Run all of it on drawn scenes: draw, convert, train, evaluate, chat.
+
+    Needs no data and no accelerator. What is finished is kept: run it again after an interruption.
+    The table ends with controls: the same answers with the boxes swapped, and on blank pictures.
+
+    Example: roikit demo --seed 2
+    """
+    from pipelines.demo import Watcher, run_demo
+    from roikit import render
+
+    class Shown(render.Phases, Watcher):
+        """Shows on stderr what the demo is at."""
+
+    with Shown() as watcher:
+        report = run_demo(
+            out,
+            seed=seed,
+            recipe=recipe,
+            overrides=settings or (),
+            limit=limit,
+            device=device,
+            watcher=watcher,
+            **_given(images=images, workers=workers),
+        )
+    if as_json:
+        return render.document(report)
+    render.table(
+        ("benchmark", "score", "held-out pairs", "boxes swapped", "follows box", "blank", "items"),
+        [
+            (
+                row.benchmark,
+                *(None if score is None else f"{score:.1f}" for score in scores),
+                row.items,
+            )
+            for row in report.rows
+            if (scores := (row.score, row.held_out, row.swapped, row.follows, row.blank))
+        ],
+    )
+    for said in report.transcript:
+        render.line(f"\n{said.image}\n  {said.question}\n  {said.answer}  (drawn: {said.truth})")
+    for leak in report.seen_in_training:
+        render.note(leak)
+    render.note(f"the model: {report.model}")
+
+
+@app.command(rich_help_panel=ELSE)
+def doctor(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Read version numbers only, import nothing.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Say what this machine has, and what each missing piece switches off.
+
+    Exits with 3 where something required is missing or broken.
+
+    Example: roikit doctor
+    """
+    from roikit import doctor as physician
+    from roikit import render
+
+    report = physician.examine(with_imports=not quick)
+    if as_json:
+        render.document(report)
+    else:
+        for text in physician.plain_lines(report):
+            render.line(text)
+    if not report.is_usable:
+        raise ChecksFailedError(
+            "something that roikit needs is missing or broken", hint="`make install` mends packages"
+        )
 
 
 def _dataset_and_split(name: str) -> tuple[str, str]:

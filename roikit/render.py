@@ -5,10 +5,10 @@ Knows rich and plain values, not what they mean: `cli.py` turns results into row
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self
 
 import msgspec
 from rich.console import Console
@@ -26,8 +26,12 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-#: Called with how many units are done, and how many there are (None while that is not known).
-Report = Callable[[int, int | None], None]
+
+class Report(Protocol):
+    """Told how far something is."""
+
+    def __call__(self, done: int, total: int | None, title: str | None = None, /) -> None:
+        """So many units are done, of so many (None: not known yet); perhaps a new title."""
 
 
 def document(value: Any) -> None:
@@ -105,7 +109,9 @@ def progress(title: str, unit: str) -> Iterator[Report]:
     ) as bar:
         task = bar.add_task(title, total=None)
 
-        def report(done: int, total: int | None) -> None:
+        def report(done: int, total: int | None, said: str | None = None, /) -> None:
+            if said is not None and said != bar.tasks[0].description:
+                bar.reset(task, description=said, total=total, completed=done)
             bar.update(task, completed=done, total=total)
 
         yield report
@@ -147,6 +153,45 @@ def training(title: str) -> Iterator[Live]:
         disable=not sys.stderr.isatty(),
     ) as bar:
         yield Live(bar, bar.add_task(title, total=None, said=""))
+
+
+class Phases:
+    """Steps of something long, each with a line of its own and, on a terminal, a bar; on stderr."""
+
+    def __init__(self) -> None:
+        self._bars = ExitStack()
+        self._count: Report | None = None
+        self._live: Live | None = None
+        self._title = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.close()
+
+    def phase(self, title: str, detail: str = "") -> None:
+        """Begin a step; the one before is over."""
+        self._bars.close()
+        self._count = self._live = None
+        self._title = f"{title} {detail}".strip()
+        note(self._title)
+
+    def count(self, done: int, total: int | None) -> None:
+        """So many units of the current step are done."""
+        if self._count is None:
+            self._count = self._bars.enter_context(progress(self._title, "items"))
+        self._count(done, total)
+
+    def training(self, done: int, steps: int) -> None:
+        """Training begins at step `done` of `steps`."""
+        self._live = self._bars.enter_context(training(self._title))
+        self._live.start(done, steps)
+
+    def step(self, report: Any) -> None:
+        """One optimiser step is taken; `report` has its loss, tokens and seconds."""
+        if self._live is not None:
+            self._live.step(report.step, report.loss, report.tokens, report.seconds)
 
 
 class _Rate(ProgressColumn):
