@@ -10,7 +10,7 @@ stopped goes on where it stood.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,7 +35,11 @@ log = logging.getLogger(__name__)
 
 #: Recipes were tuned on the world of seed 0; a demo draws another one.
 TUNING_SEED = 0
-_BENCHMARKS = {"coco-category": ("coco", "val"), "vg-caption": ("vg", "test"), "vcr": ("vcr", "val")}
+_BENCHMARKS = {
+    "coco-category": ("coco", "val"),
+    "vg-caption": ("vg", "test"),
+    "vcr": ("vcr", "val"),
+}
 _MINIATURE = "miniature world: drawn scenes, not photographs"
 SEEN, HELD_OUT = "seen pairs", "held-out pairs"
 
@@ -138,9 +142,7 @@ def run_demo(
     )
 
 
-def _train(
-    out: Path, recipe: str, overrides: Sequence[str], device: str, watcher: Watcher
-) -> Path:
+def _train(out: Path, recipe: str, overrides: Sequence[str], device: str, watcher: Watcher) -> Path:
     """Train the three stages, each from the one before; return the last one's model."""
     start: Path | None = None
     for stage in STAGES:
@@ -324,7 +326,5 @@ def _chat(shards: Path, world: Path, model: Path, device: str) -> list[Exchange]
         )
         answer = session.ask(question)
         truth = f"{thing.size} {thing.colour} {thing.pattern} {thing.shape}"
-        exchanges.append(
-            Exchange(image=sample.key, question=question, answer=answer, truth=truth)
-        )
+        exchanges.append(Exchange(image=sample.key, question=question, answer=answer, truth=truth))
     return exchanges

@@ -142,7 +142,6 @@ def map_back(text: str, region_order: Sequence[int]) -> str:
 
     A name that stands for nothing stays as the words it is.
     """
-
     pieces = []
     position = 0
     for match in _NAME.finditer(text):

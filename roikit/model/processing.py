@@ -17,8 +17,15 @@ from transformers import ProcessorMixin
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from roikit import boxes as box_ops
-from roikit.prompt import IMAGE_TOKEN, REGION_TOKEN, Prompt, Rendered, render, split_guards
-from roikit.prompt import special_token_names
+from roikit.prompt import (
+    IMAGE_TOKEN,
+    REGION_TOKEN,
+    Prompt,
+    Rendered,
+    render,
+    special_token_names,
+    split_guards,
+)
 from roikit.sample import Region
 
 

@@ -134,7 +134,7 @@ def _loss(
     return loss
 
 
-class Interrupted(Exception):  # noqa: N818 (not an error: the run was asked to stop)
+class Interrupted(Exception):
     """SIGINT or SIGTERM arrived; raised between two steps.
 
     Args:

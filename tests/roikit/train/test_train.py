@@ -1,0 +1,254 @@
+"""Stages on a toy world: what learns, what is saved, and what a stop costs (nothing)."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from roikit.config import Recipe, StageRecipe
+from roikit.errors import RoikitError, UsageError
+from roikit.model.generate import load_model
+from roikit.sample import Example
+from roikit.train.checkpoint import find_latest
+from roikit.train.loop import PARTS, Interrupted
+from roikit.train.metrics import read_metrics
+from roikit.train.optim import build_optimizers, schedule
+from roikit.train.run import train_stage
+from tests.roikit.conftest import TEXTS, TINY, ToyStream
+
+ALIGN = StageRecipe(
+    train=("vision_tower", "projector", "region_encoder", "language_model"),
+    steps=8,
+    batch_size=2,
+    lr=1e-2,
+    warmup=2,
+    dtype="fp32",
+    save_every=3,
+    max_tokens=200,
+)
+
+
+def make_recipe(**changes: Any) -> Recipe:
+    stage = changes.pop("stage", "align")
+    return Recipe(name="toy", stage=stage, model=TINY, run=replace(ALIGN, **changes))
+
+
+def losses(out: Path) -> list[tuple[int, float]]:
+    return [(line["step"], line["loss"]) for line in read_metrics(out / "metrics.jsonl")]
+
+
+def run(out: Path, recipe: Recipe | None = None, **arguments: Any) -> Any:
+    torch.set_num_threads(1)
+    return train_stage(
+        recipe or make_recipe(),
+        stream=arguments.pop("stream", None) or ToyStream(),
+        out=out,
+        texts=lambda: TEXTS,
+        device="cpu",
+        **arguments,
+    )
+
+
+@pytest.fixture(scope="module")
+def aligned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "align"
+    run(out)
+    return out
+
+
+def test_a_run_leaves_what_it_promises(aligned: Path) -> None:
+    assert [step for step, _ in losses(aligned)] == list(range(1, 9))
+    assert losses(aligned)[-1][1] < losses(aligned)[0][1]
+    for name in ("recipe.toml", "run.json", "loss.png", "model/config.json"):
+        assert (aligned / name).is_file(), name
+    assert (aligned / "checkpoints" / "latest").resolve().name == "step-00000006"
+    load_model(aligned, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("stage", "parts"),
+    [
+        ("stage1", ("region_encoder",)),
+        ("stage2", ("projector", "region_encoder", "language_model")),
+    ],
+)
+def test_only_the_named_parts_move(
+    aligned: Path, tmp_path: Path, stage: str, parts: tuple[str, ...]
+) -> None:
+    before = load_model(aligned, device="cpu").model
+    run(tmp_path / stage, make_recipe(stage=stage, train=parts, steps=3), start=aligned)
+    after = load_model(tmp_path / stage, device="cpu").model
+    for part in PARTS:
+        old, new = getattr(before, part).state_dict(), getattr(after, part).state_dict()
+        moved = [name for name in old if not torch.equal(old[name], new[name])]
+        assert bool(moved) == (part in parts), (part, moved)
+
+
+class Stopping(ToyStream):
+    """Raises, as a crash would, when asked for one example too many."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.after = after
+
+    def __iter__(self) -> Iterator[Example]:
+        for count, example in enumerate(super().__iter__()):
+            if count == self.after:
+                raise RuntimeError("the power went")
+            yield example
+
+
+@pytest.mark.parametrize("steps_done", [1, 4, 7])
+def test_a_resumed_run_repeats_no_step_and_changes_no_bit(
+    aligned: Path, tmp_path: Path, steps_done: int
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(RuntimeError, match="the power went"):
+        run(out, stream=Stopping(after=2 * steps_done))
+    result = run(out)
+    assert result.resumed_from == steps_done // 3 * 3
+    assert losses(out) == losses(aligned)
+    once, twice = (load_model(x, device="cpu").model.state_dict() for x in (aligned, out))
+    assert all(torch.equal(once[name], twice[name]) for name in once)
+
+
+_KILLED = """
+import sys
+from pathlib import Path
+from tests.roikit.train.test_train import run
+run(Path(sys.argv[1]))
+"""
+
+
+def test_kill_9_at_any_moment_costs_nothing_but_time(aligned: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-c", _KILLED, str(out)]
+    environment = os.environ | {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1"}
+    for wanted in (2, 5):
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while len(losses(out)) < wanted and time.monotonic() < deadline:
+            if process.poll() is not None:
+                break
+            time.sleep(0.005)
+        process.kill()
+        process.wait()
+    run(out)
+    assert losses(out) == losses(aligned)
+
+
+def test_a_signal_saves_and_ends(aligned: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+
+    def stop(report: Any) -> None:
+        if report.step == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Interrupted) as caught:
+        run(out, on_step=stop)
+    assert caught.value.signum == signal.SIGTERM
+    assert run(out).resumed_from == 2
+    assert losses(out) == losses(aligned)
+
+
+def test_a_checkpoint_cut_short_is_passed_over(aligned: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(RuntimeError):
+        run(out, stream=Stopping(after=14))
+    newest = find_latest(out / "checkpoints")
+    assert newest is not None
+    assert newest.name == "step-00000006"
+    data = max(newest.glob("*.distcp"), key=lambda p: p.stat().st_size)
+    data.write_bytes(data.read_bytes()[:-10])
+    assert run(out).resumed_from == 3
+    assert losses(out) == losses(aligned)
+
+
+def test_a_finished_run_is_left_alone_and_another_recipe_refused(aligned: Path) -> None:
+    before = (aligned / "model" / "model.safetensors").stat().st_mtime_ns
+    assert run(aligned).last_loss is None
+    assert (aligned / "model" / "model.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(UsageError, match=r"recipe: lr = 0\.01; lr = 0\.02"):
+        run(aligned, make_recipe(lr=2e-2))
+    with pytest.raises(UsageError, match="another data"):
+        run(aligned, data={"splits": {"coco/train": "other"}})
+
+
+def test_overwrite_removes_runs_only(tmp_path: Path) -> None:
+    out = tmp_path / "precious"
+    out.mkdir()
+    (out / "thesis.txt").write_text("mine", encoding="utf-8")
+    for overwrite in (False, True):
+        with pytest.raises(UsageError):
+            run(out, overwrite=overwrite)
+    assert (out / "thesis.txt").is_file()
+
+
+def test_random_parts_that_would_not_learn_are_refused(tmp_path: Path) -> None:
+    recipe = make_recipe(stage="stage1", train=("region_encoder",))
+    with pytest.raises(RoikitError, match="would stay at random weights"):
+        run(tmp_path / "x", recipe)
+
+
+def test_accumulation_equals_one_large_batch(tmp_path: Path) -> None:
+    run(tmp_path / "one", make_recipe(batch_size=4, steps=2))
+    run(tmp_path / "two", make_recipe(batch_size=2, accumulation=2, steps=2))
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert [loss for _, loss in one] == pytest.approx([loss for _, loss in two], rel=1e-4)
+
+
+def test_a_loss_that_is_no_number_names_the_samples(tmp_path: Path) -> None:
+    with pytest.raises(RoikitError, match=r"the loss is (nan|inf).*toy-train-"):
+        run(tmp_path / "x", make_recipe(lr=1e30, warmup=0, grad_clip=0))
+
+
+def test_muon_takes_matrices_and_adamw_the_rest(built: Any) -> None:
+    model = built.model
+    muon, adamw = replace(ALIGN, optimizer="muon"), replace(ALIGN, weight_decay=0.1)
+    if not hasattr(torch.optim, "Muon"):
+        with pytest.raises(UsageError, match=r"needs torch 2\.9"):
+            build_optimizers(model, muon)
+        return
+    names = {id(p): name for name, p in model.named_parameters()}
+    by_kind = {
+        type(o).__name__: [names[id(p)] for g in o.param_groups for p in g["params"]]
+        for o in build_optimizers(model, muon)
+    }
+    assert "language_model.model.layers.0.self_attn.q_proj.weight" in by_kind["Muon"]
+    assert "language_model.model.embed_tokens.weight" in by_kind["AdamW"]
+    assert sum(map(len, by_kind.values())) == len(names)
+    (optimizer,) = build_optimizers(model, adamw)
+    undecayed = [
+        names[id(p)] for g in optimizer.param_groups if not g["weight_decay"] for p in g["params"]
+    ]
+    assert any("norm" in name for name in undecayed)
+    assert all(
+        p.ndim < 2 or "embed" in names[id(p)]
+        for g in optimizer.param_groups
+        if not g["weight_decay"]
+        for p in g["params"]
+    )
+
+
+def test_the_schedule_warms_up_and_ends_near_zero() -> None:
+    shares = [schedule(step, steps=100, warmup=10) for step in range(100)]
+    assert shares[0] == pytest.approx(0.1)
+    assert max(shares) == pytest.approx(1.0)
+    assert shares.index(max(shares)) in (9, 10)
+    assert 0 < shares[-1] < 0.001
+    assert [schedule(s, steps=100, warmup=0.1) for s in range(100)] == shares
+
+
+def test_metrics_survive_a_line_cut_short(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(json.dumps({"step": 1, "loss": 2.0}) + '\n{"step": 2, "lo', encoding="utf-8")
+    assert [line["step"] for line in read_metrics(path)] == [1]
