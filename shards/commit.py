@@ -15,7 +15,7 @@ import msgspec
 from roikit.errors import CorruptSampleError, RoikitError, UsageError
 from shards import merkle
 from shards.atomic import leftovers, locked, write_bytes
-from shards.index import build_index
+from shards.index import build_index, open_index
 from shards.layout import (
     COMMIT_NAME,
     CONVERSATIONS_INDEX_NAME,
@@ -27,7 +27,7 @@ from shards.layout import (
     split_dir,
     split_prefix,
 )
-from shards.sidecar import ShardInfo, read_info
+from shards.sidecar import ShardInfo, is_done, read_info
 
 LOCK_NAME = ".lock"
 
@@ -172,6 +172,25 @@ def commit_dataset(
         text = msgspec.json.format(msgspec.json.encode(committed), indent=2)
         write_bytes(folder / COMMIT_NAME, text + b"\n")
     return committed
+
+
+def is_whole(root: Path | str, info: DatasetInfo) -> bool:
+    """Say whether a committed split has all its files, as far as headers and lengths show.
+
+    What a rerun asks before it calls a split done. `roikit verify` reads every byte.
+    """
+    folder = split_dir(root, info.dataset, info.split)
+    paths = [folder / shard.stem for shard in info.shards]
+    if not all(
+        is_done(path.with_suffix(".tar"), path.with_suffix(".parquet"), info.plan_hash)
+        for path in paths
+    ):
+        return False
+    try:
+        open_index(root, info.dataset, info.split, info.merkle_root)
+    except RoikitError:
+        return False
+    return True
 
 
 def rebuild_index(root: Path | str, dataset: str, split: str) -> None:

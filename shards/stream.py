@@ -255,7 +255,7 @@ class Stream:
                 if len(self.quarantined) >= self.max_bad:
                     raise CorruptSampleError(
                         f"{error} (and {self.max_bad} samples before it were quarantined)",
-                        hint="`roikit verify` lists what is damaged; converting again repairs it",
+                        hint="`roikit verify` lists what is damaged; delete that and convert again",
                     ) from error
                 self.quarantined[key] = str(error)
                 logger.warning("quarantined `%s`: %s", key, error)

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from roikit.errors import RoikitError, UsageError
-from shards.commit import claim_split, commit_dataset, list_datasets, load_dataset
+from shards.commit import claim_split, commit_dataset, is_whole, list_datasets, load_dataset
 from shards.layout import split_dir
 
 
@@ -95,6 +95,16 @@ def test_what_interrupted_runs_left_is_gone_after_the_commit(tmp_path, make_spli
         stray.write_bytes(b"half")
     recommit(tmp_path)
     assert not any(stray.exists() for stray in strays)
+
+
+@pytest.mark.parametrize(
+    "lost", ["made-train-000001.tar", "made-train-000000.parquet", "samples.arrow"]
+)
+def test_a_committed_split_that_lost_a_file_is_not_whole(tmp_path, make_split, lost):
+    info = make_split(tmp_path)
+    assert is_whole(tmp_path, info)
+    (split_dir(tmp_path, "made", "train") / lost).unlink()
+    assert not is_whole(tmp_path, info)
 
 
 def test_a_commit_of_another_format_is_refused(tmp_path, make_split):
