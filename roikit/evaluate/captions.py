@@ -200,7 +200,7 @@ class _Meteor:
             key = (answer, tuple(texts))
             if key not in self._seen:
                 line = self._ask(lambda a=answer, t=texts: self._scorer._stat(a, t))
-                self._seen[key] = np.array([float(number) for number in line.split()])
+                self._seen[key] = _summable([float(number) for number in line.split()])
         return np.stack([self._seen[answer, tuple(texts)] for answer, texts in pairs])
 
     def scores(self, sums: Floats) -> Floats:
@@ -243,6 +243,21 @@ class _Meteor:
         process.wait()
         for stream in (process.stdin, process.stdout, process.stderr):
             stream.close()
+
+
+def _summable(stats: list[float]) -> Floats:
+    """Return one pair's METEOR statistics so that their sum is the corpus's.
+
+    The line holds the lengths of answer and reference, their function words, then for each of four
+    kinds of match (answer, reference) counts of content and of function words, the chunks, and two
+    more counts.
+
+    Source: METEOR 1.5, `MeteorStats.addStats`: a pair that matches as a whole adds no chunk.
+    """
+    row = np.array(stats)
+    if row[4:20:2].sum() == row[0] and row[5:20:2].sum() == row[1] and row[20] == 1:
+        row[20] = 0
+    return row
 
 
 def _bleu(hypotheses: dict[int, list[str]], gold: dict[int, list[str]]) -> dict[str, Measure]:
