@@ -298,7 +298,7 @@ def verify(
     if not report.is_good:
         raise ChecksFailedError(
             f"{len(report.problems):,} problems found",
-            hint="`roikit convert` again makes damaged shards anew",
+            hint="delete the files named above; `roikit convert` makes those shards anew",
         )
 
 

@@ -27,7 +27,14 @@ from pipelines.task import TaskCounts
 from roikit.errors import ChecksFailedError, RoikitError, UsageError
 from shards import manifest
 from shards.atomic import locked
-from shards.commit import DatasetInfo, RunInfo, claim_split, commit_dataset, load_dataset
+from shards.commit import (
+    DatasetInfo,
+    RunInfo,
+    claim_split,
+    commit_dataset,
+    is_whole,
+    load_dataset,
+)
 from shards.layout import commit_path, split_prefix
 
 log = logging.getLogger(__name__)
@@ -290,11 +297,12 @@ def _run(job: _Job, plan: Plan, folder: Path, out: Path | None, split: str) -> T
 
 
 def _committed(out: Path, dataset: str, split: str, plan_hash: str) -> DatasetInfo | None:
-    """Return the split's commit, if this very plan was finished before."""
+    """Return the split's commit, if this very plan was finished before and no file is lost."""
     if not commit_path(out, dataset, split).is_file():
         return None
     committed = load_dataset(out, dataset, split)
-    return committed if committed.plan_hash == plan_hash else None
+    is_ours = committed.plan_hash == plan_hash
+    return committed if is_ours and is_whole(out, committed) else None
 
 
 def _report(
