@@ -123,25 +123,21 @@ def answer(session: Session, text: str, terminal: Terminal, *, name_region: bool
 
     Raises:
         UsageError: the text names a region that does not exist, or is empty.
-        KeyboardInterrupt: where no person is there; else it stops the answer only.
+        KeyboardInterrupt: the answer was stopped; it stays as far as it came.
     """
     asked = session.user_text(text, name_region=name_region)
     if terminal.is_interactive and asked != session.user_text(text, name_region=False):
         terminal.note(f"({plain(asked)})\n")
     said = ""
-    pieces = session.stream(text, name_region=name_region)
-    try:
-        for piece in pieces:
-            if not said:
-                piece = piece.lstrip()
-            terminal.write(piece)
-            said += piece
-    except KeyboardInterrupt:
-        pieces.close()
-        if not terminal.is_interactive:
-            raise
-        terminal.note(" (stopped)")
-    terminal.write("\n" if said else "")
+    with contextlib.closing(session.stream(text, name_region=name_region)) as pieces:
+        try:
+            for piece in pieces:
+                shown = piece if said else piece.lstrip()
+                terminal.write(shown)
+                said += shown
+        finally:
+            if said:
+                terminal.write("\n")
     if not said:
         terminal.note("(no answer)\n")
 
@@ -177,6 +173,10 @@ class _Conversation:
             self.say(f"error: {error}")
             if error.hint:
                 self.say(f"hint: {error.hint}")
+        except KeyboardInterrupt:
+            if not self.terminal.is_interactive:
+                raise
+            self.say("(stopped)")
         return True
 
     def command(self, word: str, rest: str) -> None:
