@@ -119,7 +119,11 @@ def make_miniature(
     """
     started = time.monotonic()
     shares = dict(shares) if shares else {"coco": 0.5, "vg": 0.3, "vcr": 0.2}
-    _check(images, shares, image_wh, close_ups, shared, relations, evaluation, odd_sizes)
+    workers = workers if workers is not None else os.cpu_count() or 1
+    _check(images, shares, image_wh)
+    _check_range(0, 1, close_ups=close_ups, shared=shared, odd_sizes=odd_sizes)
+    _check_range(0, 0.9, relations=relations, evaluation=evaluation)
+    _check_range(1, 1000, questions=questions, workers=workers)
     _check_empty(out, overwrite)
     tasks = _plan(images, seed, shares, close_ups, shared, evaluation, image_wh, odd_sizes)
     partial = out.parent / f".{out.name}.part"
@@ -128,7 +132,7 @@ def make_miniature(
         (partial / folder).parent.mkdir(parents=True, exist_ok=True)
     drawn: list[_Drawn] = []
     texts = _Texts(seed=seed, relations=relations, questions=questions)
-    for made in _run(tasks, partial, texts, workers or os.cpu_count() or 1):
+    for made in _run(tasks, partial, texts, workers):
         drawn += made
         if progress is not None:
             progress(len(drawn), images)
@@ -347,18 +351,20 @@ def _right_answers(scene: Scene, questions: list[Question]) -> list[Statement]:
     ]
 
 
-def _check(
-    images: int, shares: dict[str, float], image_wh: tuple[int, int], *fractions: float
-) -> None:
+def _check(images: int, shares: Mapping[str, float], image_wh: tuple[int, int]) -> None:
     if images < 32:
         raise UsageError(f"images: expected at least 32, got {images}")
     if min(image_wh) < 128:
         raise UsageError(f"image_wh: expected at least 128 × 128 pixels, got {image_wh}")
-    if not all(0 <= fraction < 1 for fraction in fractions):
-        raise UsageError("close_ups, shared, relations, evaluation, odd_sizes: expected 0 to 1")
     unknown = sorted(set(shares) - set(DATASETS))
     if unknown or not shares or min(shares.values()) <= 0:
         raise UsageError(f"shares: expected numbers above 0 for some of {DATASETS}, got {shares}")
+
+
+def _check_range(low: float, high: float, **values: float) -> None:
+    for name, value in values.items():
+        if not low <= value <= high:
+            raise UsageError(f"{name}: expected {low} to {high}, got {value}")
 
 
 def _check_empty(out: Path, overwrite: bool) -> None:

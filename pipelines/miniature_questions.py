@@ -56,6 +56,8 @@ KINDS: dict[str, tuple[str, ...]] = {
     # by attribute: with 2 sizes more share one than with 8 colours
     "count": tuple(f"{kind}, {n}" for kind in _SPOKEN for n in _COUNTED),
 }
+#: Kinds that the boxes alone answer, asked half as often as those that take a look at the picture.
+BOX_KINDS = frozenset({"where", "which", "closest", "compare"})
 #: What is asked about must be clear to the eye: differences of less are not asked about.
 _CLEAR_EXTENT_PX = 5.0
 _CLEAR_OFFSET_PX = 8.0
@@ -80,27 +82,25 @@ class Tally:
 
     def __init__(self) -> None:
         self._values: Counter[tuple[str, str]] = Counter()
-        self._kinds: Counter[str] = Counter()
+        self._kinds: Counter[str] = Counter()  #: questions of `BOX_KINDS` count twice
 
     def choose(self, candidates: Sequence[Question]) -> Question | None:
-        """Take the candidate of the rarest kind whose right answer is not ahead of its fellows."""
-        open_ones = [c for c in candidates if self._is_open(c)]
-        if not open_ones:
+        """Take the candidate of the rarest kind, and of that the rarest right answer."""
+        if not candidates:
             return None
-        chosen = min(open_ones, key=lambda c: (self._kinds[c.kind], self._values[c.kind, c.value]))
+        chosen = min(candidates, key=lambda c: (self._kinds[c.kind], self._values[c.kind, c.value]))
         self._values[chosen.kind, chosen.value] += 1
-        self._kinds[chosen.kind] += 1
+        self._kinds[chosen.kind] += 2 if chosen.kind in BOX_KINDS else 1
         return chosen
 
-    def _is_open(self, candidate: Question) -> bool:
-        kind = candidate.kind
-        least = min(self._values[kind, value] for value in KINDS[kind])
-        return self._values[kind, candidate.value] <= least
+    def is_open(self, kind: str, value: str) -> bool:
+        """Whether this right answer is not ahead of the others that its kind of question has."""
+        return self._values[kind, value] <= min(self._values[kind, other] for other in KINDS[kind])
 
 
 def ask(scene: Scene, rng: random.Random, tally: Tally, count: int) -> list[Question]:
     """Ask up to `count` questions of different kinds about `scene`."""
-    candidates = _candidates(scene, rng)
+    candidates = _Writer(scene, rng, tally.is_open).candidates()
     asked: list[Question] = []
     while len(asked) < count:
         kinds = {question.kind for question in asked}
@@ -111,33 +111,31 @@ def ask(scene: Scene, rng: random.Random, tally: Tally, count: int) -> list[Ques
     return asked
 
 
-def _candidates(scene: Scene, rng: random.Random) -> list[Question]:
-    """At most one question for each kind and right answer, in random order."""
-    writer = _Writer(scene, rng)
-    found: dict[tuple[str, str], Question] = {}
-    kinds: list[Callable[[], Iterator[Question]]] = [
-        *(writer.colour, writer.shape, writer.look, writer.where, writer.which),
-        *(writer.closest, writer.compare, writer.common, writer.only, writer.count),
-    ]
-    for kind in kinds:
-        for question in kind():
-            found.setdefault((question.kind, question.value), question)
-    questions = list(found.values())
-    rng.shuffle(questions)
-    return questions
-
-
 class _Writer:
-    """Writes every kind of question about one scene; each method yields in random order."""
+    """Writes questions about one scene; each kind's method yields in random order."""
 
-    def __init__(self, scene: Scene, rng: random.Random) -> None:
+    def __init__(
+        self, scene: Scene, rng: random.Random, is_open: Callable[[str, str], bool]
+    ) -> None:
         self._scene = scene
         self._things = scene.things
         self._rng = rng
+        self._is_open = is_open
+        self._written: set[tuple[str, str]] = set()
+
+    def candidates(self) -> list[Question]:
+        """At most one question for each kind and right answer that is open, in random order."""
+        kinds = (
+            *(self.colour, self.shape, self.look, self.where, self.which),
+            *(self.closest, self.compare, self.common, self.only, self.count),
+        )
+        return self._shuffled([question for kind in kinds for question in kind()])
 
     def colour(self) -> Iterator[Question]:
         for i in self._shuffled(range(len(self._things))):
             thing = self._things[i]
+            if not self._wants("colour", thing.colour):
+                continue
             wrong = self._others("colour", i)[:3]
             yield self._question(
                 ("colour", thing.colour, (i,)),
@@ -148,6 +146,8 @@ class _Writer:
 
     def shape(self) -> Iterator[Question]:
         for i in self._shuffled(range(len(self._things))):
+            if not self._wants("shape", self._things[i].shape):
+                continue
             shapes = (self._things[i].shape, *self._others("shape", i)[:3])
             yield self._question(
                 ("shape", shapes[0], (i,)),
@@ -159,6 +159,8 @@ class _Writer:
     def look(self) -> Iterator[Question]:
         for i in self._shuffled(range(len(self._things))):
             first, second = sorted(self._rng.sample(_SPOKEN, 2), key=_SPOKEN.index)
+            if not self._wants("look", f"{first} {second}"):
+                continue
             options = [say((i,), f"is {a} and {b} .") for a, b in self._square(i, first, i, second)]
             yield self._question(
                 ("look", f"{first} {second}", (i,)),
@@ -170,7 +172,7 @@ class _Writer:
     def where(self) -> Iterator[Question]:
         for i, j in self._pairs():
             right = relation(self._things[i], self._things[j])
-            if right is None:
+            if right is None or not self._wants("where", right):
                 continue
             wrong = [predicate for predicate in PREDICATES if predicate != right]
             places = self._placed_pairs(i, j, right)
@@ -189,7 +191,8 @@ class _Writer:
             order = sorted(range(len(self._things)), key=lambda i: measure(self._things[i]))
             best, second = order[-1], order[-2]
             lead = measure(self._things[best]) - measure(self._things[second])
-            if lead < (_CLEAR_EXTENT_PX if words.endswith("est") else _CLEAR_OFFSET_PX):
+            clear = _CLEAR_EXTENT_PX if words in ("largest", "smallest") else _CLEAR_OFFSET_PX
+            if lead < clear or not self._wants("which", words):
                 continue
             wrong = self._rng.sample(order[:-1], 3)
             yield self._question(
@@ -207,7 +210,7 @@ class _Writer:
             others = [j for j in range(len(self._things)) if j != i]
             others.sort(key=lambda j: distance_px(thing, self._things[j]))
             near, second = (distance_px(thing, self._things[j]) for j in others[:2])
-            if second < _CLEAR_DISTANCE_RATIO * near:
+            if second < _CLEAR_DISTANCE_RATIO * near or not self._wants("closest", ""):
                 continue
             wrong = self._rng.sample(others[1:], 3)
             yield self._question(
@@ -225,6 +228,8 @@ class _Writer:
                 continue
             sizes = ("larger", "smaller")[:: 1 if longer > 0 else -1]
             sides = ("left", "right")[:: 1 if offset < 0 else -1]
+            if not self._wants("compare", f"{sizes[0]}, {sides[0]}"):
+                continue
             yield self._question(
                 ("compare", f"{sizes[0]}, {sides[0]}", (i, j)),
                 say("How does", (i,), "compare to", (j,), "?"),
@@ -240,7 +245,7 @@ class _Writer:
         for i, j in self._pairs():
             a, b = self._things[i], self._things[j]
             shared = [kind for kind in _VALUES if getattr(a, kind) == getattr(b, kind)]
-            if len(shared) != 1:
+            if len(shared) != 1 or not self._wants("common", shared[0]):
                 continue
             kinds = [*shared, *(kind for kind in _VALUES if kind not in shared)]
             values = [getattr(self._rng.choice((a, b)), kind) for kind in kinds]
@@ -262,7 +267,7 @@ class _Writer:
                 for kind in _VALUES
                 if sum(getattr(t, kind) == getattr(thing, kind) for t in self._things) == 1
             ]
-            if len(alone) != 1:
+            if len(alone) != 1 or not self._wants("only", alone[0]):
                 continue
             kinds = [*alone, *(kind for kind in _VALUES if kind not in alone)]
             values = [getattr(thing, kind) for kind in kinds]
@@ -281,9 +286,9 @@ class _Writer:
         asked = [(kind, value) for kind in _SPOKEN for value in _VALUES[kind]]
         for kind, value in self._shuffled(asked):
             fitting = tuple(i for i in everything if getattr(self._things[i], kind) == value)
-            if not 1 <= len(fitting) <= 4:
-                continue
             right = NUMBERS[len(fitting)]
+            if right not in _COUNTED or not self._wants("count", f"{kind}, {right}"):
+                continue
             groups = [fitting]
             while len(groups) < 4:
                 group = tuple(sorted(self._rng.sample(everything, len(fitting))))
@@ -305,6 +310,13 @@ class _Writer:
                     for group in groups
                 ],
             )
+
+    def _wants(self, kind: str, value: str) -> bool:
+        """Whether to write this question: its right answer is open, and none has it yet."""
+        if (kind, value) in self._written or not self._is_open(kind, value):
+            return False
+        self._written.add((kind, value))
+        return True
 
     def _question(
         self,
