@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -180,7 +181,7 @@ def render(result: Result) -> Table:
     record = result.record
     who = f" · {record.system}" if record.system else ""
     table = Table(
-        title=f"{record.benchmark} · {record.dataset} {record.split}{who}",
+        title=escape(f"{record.benchmark} · {record.dataset} {record.split}{who}"),
         caption=Text(_caption(result)),
         caption_justify="left",
     )

@@ -19,13 +19,14 @@ def test_a_result_is_shown_beside_its_controls(world, category_samples):
         "coco-category",
         category_samples,
         predictor=world.PicksByBox(),
+        system="runs/[b]",
         subset=lambda item: "pairs [new]" if len(item.sample.regions) == 2 else None,
     )
     text = text_of(render(result))
     (row, pairs) = (line for line in text.splitlines() if line.startswith("│ accuracy  "))
     cells = [cell.strip() for cell in row.strip("│").split("│")]
     assert cells == ["accuracy", "100.0 [100.0, 100.0]", "0.0", "0.0", "100.0"]
-    assert "pairs [new]" in text and "100.0" in pairs
+    assert "runs/[b]" in text and "pairs [new]" in text and "100.0" in pairs
     assert "not in `swapped`: the picture has fewer than two regions: 1" in text
     assert "11 items in 5 images" in text
 
