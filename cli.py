@@ -101,6 +101,16 @@ def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
+def _quiet_transformers() -> None:
+    """Keep transformers' own bars (loading, writing weights) out of ours; downloads keep theirs."""
+    from huggingface_hub.utils import enable_progress_bars  # type: ignore[attr-defined]
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    if sys.stderr.isatty():
+        enable_progress_bars()
+
+
 # --- data ---
 
 
@@ -557,6 +567,7 @@ def train(
     from roikit import render, runs
     from roikit.config import load_recipe
 
+    _quiet_transformers()
     overrides = list(settings or ())
     if seed is not None:
         overrides += [f"seed={seed}", f"model.seed={seed}"]
@@ -650,6 +661,7 @@ def evaluate(
     else:
         from roikit.model.generate import load_model
 
+        _quiet_transformers()
         folder = Path(model) if model is not None else runs.default_model(paths.runs_dir())
         predictor = ModelPredictor(load_model(folder, device=device, dtype=dtype))
         about = {"system": str(folder), "system_hash": runs.weights_sha256(folder)}
@@ -747,6 +759,7 @@ def chat(
     if save is not None and not ask:
         raise UsageError("--save: expected a question with --ask", hint="in a conversation: /save")
     folder = model if model is not None else runs.default_model(paths.runs_dir())
+    _quiet_transformers()
     session = load(folder, device=device, dtype=dtype).session(
         image,
         boxes=box or (),
@@ -807,6 +820,8 @@ def demo(
     """
     from pipelines.demo import Watcher, run_demo
     from roikit import render
+
+    _quiet_transformers()
 
     class Shown(render.Phases, Watcher):
         """Shows on stderr what the demo is at."""

@@ -1,7 +1,9 @@
 """What the command does around the libraries: exit codes, one-line errors, JSON, defaults."""
 
 import errno
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -129,3 +131,223 @@ def test_everything_lies_below_the_home(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert paths.source_dir("vcr") == tmp_path / "data" / "vcr"
     assert paths.shards_dir() == tmp_path / "data" / "shards"
     assert paths.runs_dir() == tmp_path / "runs"
+
+
+# --- commands, on a small drawn world ---
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with the miniature world converted."""
+    folder = tmp_path_factory.mktemp("home")
+    for arguments in (
+        ["miniature", "world", "--images", "64", "--workers", "1"],
+        *(["convert", name, f"world/{name}", "--workers", "1"] for name in ("coco", "vg", "vcr")),
+    ):
+        done = roikit(*arguments, cwd=folder)
+        assert (done.returncode, done.stdout != "") == (0, True), done.stderr
+    return folder
+
+
+@pytest.fixture
+def at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ROIKIT_HOME", str(home))
+    return home
+
+
+def result(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str
+) -> Any:
+    """Run a command with `--json` and return its document."""
+    assert run(monkeypatch, *arguments, "--json") == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_datasets_says_what_is_converted(
+    at_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {one["name"]: one for one in result(capsys, monkeypatch, "datasets")}
+    assert list(found) == ["coco", "vg", "vcr"]
+    assert found["coco"]["source"] == str(at_home / "data" / "coco")
+    assert found["vcr"]["converted"].keys() == {"train", "val", "test"}
+
+
+def test_converting_again_writes_nothing(
+    at_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commit = at_home / "data" / "shards" / "vg" / "test" / "dataset.json"
+    before = commit.stat().st_mtime_ns
+    source = str(at_home / "world" / "vg")
+    reports = result(capsys, monkeypatch, "convert", "vg", source, "--workers", "1")
+    assert all(report["was_done"] for report in reports)
+    assert commit.stat().st_mtime_ns == before
+
+
+def test_a_dry_run_writes_nothing(
+    at_home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    source = str(at_home / "world" / "coco")
+    arguments = ["convert", "coco", source, "--out", str(out), "--dry-run", "--workers", "1"]
+    reports = result(capsys, monkeypatch, *arguments, "--split", "val", "--limit", "2")
+    assert [(r["split"], r["images_converted"]) for r in reports] == [("val-first2", 2)]
+    assert not out.exists()
+
+
+def test_too_many_rejects_end_with_3_after_the_commit_and_the_report(
+    at_home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source, out = tmp_path / "coco", tmp_path / "out"
+    shutil.copytree(at_home / "world" / "coco", source)
+    next((source / "val2017").glob("*.jpg")).unlink()
+    arguments = ["--out", str(out), "--split", "val", "--workers", "1", "--json"]
+    assert run(monkeypatch, "convert", "coco", str(source), *arguments) == 3
+    said = capsys.readouterr()
+    assert list(json.loads(said.out)[0]["rejections"]) == ["E_IMAGE_MISSING"]
+    assert said.err.startswith("error: lost more than 1.0% of the records")
+    assert (out / "coco" / "val" / "dataset.json").is_file()
+
+
+def test_show_draws_and_prints_a_sample(
+    at_home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    picture = tmp_path / "sample.png"
+    assert run(monkeypatch, "show", "vcr-val-000000000", "--save", str(picture)) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("vcr-val-000000000  ")
+    assert "\nreasoning-all  " in said and "  user       " in said and "<region" not in said
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    sample = result(capsys, monkeypatch, "show", "vcr-val-000000000")
+    assert sample["key"] == "vcr-val-000000000"
+
+
+def test_query_and_stats_agree(
+    at_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sql = "select count(*) as n from conversations where task = 'caption' and split = 'train'"
+    (row,) = result(capsys, monkeypatch, "query", sql)
+    tasks = result(capsys, monkeypatch, "stats")["tasks"]
+    assert [
+        t["conversations"] for t in tasks if (t["task"], t["split"]) == ("caption", "train")
+    ] == [row["n"]]
+
+
+def test_damage_is_found_and_ends_with_3(
+    at_home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(monkeypatch, "verify") == 0
+    shards = tmp_path / "shards"
+    shutil.copytree(at_home / "data" / "shards", shards)
+    tar = shards / "vg" / "test" / "vg-test-000000.tar"
+    data = bytearray(tar.read_bytes())
+    data[700] ^= 1
+    tar.write_bytes(data)
+    capsys.readouterr()
+    assert run(monkeypatch, "verify", "--shards", str(shards)) == 3
+    assert str(tar) in capsys.readouterr().out
+
+
+def test_the_manifest_can_be_made_again(
+    at_home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shards = tmp_path / "shards"
+    shutil.copytree(at_home / "data" / "shards", shards)
+    (shards / "manifest.duckdb").unlink()
+    assert run(monkeypatch, "stats", "--shards", str(shards)) == 2
+    assert run(monkeypatch, "manifest", "rebuild", "--shards", str(shards)) == 0
+    assert run(monkeypatch, "stats", "--shards", str(shards)) == 0
+
+
+def test_a_picture_on_both_sides_is_counted_as_a_leak(
+    at_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["leaks", "--eval", "vg@train", "--train", "coco@train"]
+    (leak,) = result(capsys, monkeypatch, *arguments)
+    assert 0 < leak["found"] < leak["total"]  # half of the scenes stand in both, by coco_id
+    (none,) = result(capsys, monkeypatch, "leaks", "--eval", "vg@test", "--train", "coco@train")
+    assert none["found"] == 0
+
+
+def test_mix_explain_gives_each_source_its_share(
+    at_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    explained = result(capsys, monkeypatch, "mix", "explain", "vcr:reasoning-all=2,vg=1")
+    twice, once = explained["sources"]
+    assert (twice["passes"], once["passes"]) == (2.0, 1.0)
+    assert explained["epoch"] == twice["positions"] + once["positions"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["convert", "coco", "no-such-folder"], "`no-such-folder`: expected a folder"),
+        (["convert", "nothing", "world"], "expected one of coco, vg, vcr, got `nothing`"),
+        (["show", "coco-val-000099999"], "no sample `coco-val-000099999`"),
+        (["query", "selct 1"], "syntax error"),
+        (["train", "stage2"], "expected the run that stage2 starts from"),
+        (["train", "align", "--recipe", "tiny", "--set", "align.stepz=3"], "align.stepz: unknown"),
+        (["eval", "nothing"], "got `nothing`"),
+        (["chat", "photo.jpg"], "expected a finished run"),
+        (["report"], "found no results"),
+        (["leaks", "--eval", "vg"], "expected DATASET@SPLIT"),
+    ],
+)
+def test_what_the_user_got_wrong_is_one_error_and_exit_2(
+    at_home: Path,
+    arguments: list[str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(monkeypatch, *arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ") and said in captured.err.splitlines()[0]
+    assert "Traceback" not in captured.err
+
+
+def test_training_evaluation_and_chat_follow_each_other(
+    at_home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "data").symlink_to(at_home / "data")
+    monkeypatch.setenv("ROIKIT_HOME", str(tmp_path))
+    runs = tmp_path / "runs"
+    small = ["--recipe", "tiny", "--device", "cpu"]
+    for i, stage in enumerate(("align", "stage1", "stage2")):
+        steps = ["--set", f"{stage}.steps=2", "--set", f"{stage}.batch_size=2"]
+        trained = result(capsys, monkeypatch, "train", stage, *small, *steps)
+        assert (trained["steps"], trained["model"]) == (2, str(runs / stage / "model"))
+        told = json.loads((runs / stage / "run.json").read_text())
+        before = (None, str(runs / "align"), str(runs / "stage1"))[i]
+        assert told["start"] == before
+    record = result(
+        capsys, monkeypatch, "eval", "coco-category", "--limit", "3", "--controls", "none"
+    )
+    assert (record["items"], record["system"]) == (3, str(runs / "stage2"))
+    # the runs say what they were trained on: coco in align and stage 1, vg in stage 2
+    assert record["leak"]["found"] == 0 and record["leak"]["total"] > 0
+    assert (runs / "eval" / record["predictions"]).is_file()
+    (reported,) = result(capsys, monkeypatch, "report")
+    assert reported["benchmark"] == "coco-category"
+    picture = next((at_home / "world" / "coco" / "val2017").glob("*.jpg"))
+    asked = ["chat", str(picture), "--box", "10,10,60,60", "--ask", "What is region1?"]
+    (said,) = result(capsys, monkeypatch, *asked, "--max-new-tokens", "4")
+    assert said["question"] == "What is region1?" and isinstance(said["answer"], str)
