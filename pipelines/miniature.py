@@ -35,6 +35,7 @@ from roikit.errors import UsageError
 
 SCENES_FILE = "scenes.jsonl"
 DATASETS = ("coco", "vg", "vcr")
+DEFAULT_SHARES = {"coco": 0.45, "vg": 0.25, "vcr": 0.3}
 #: Far from the four pictures that readers of Visual Genome leave out by their ids.
 _FIRST_VG_ID = 2_000_001
 _CHUNK = 64
@@ -101,7 +102,8 @@ def make_miniature(
         out: folder to make; it appears, whole, only when everything is written.
         images: different pictures in all; at least 32.
         seed: the same gives the same bytes.
-        shares: how much of `images` is drawn for `coco`, `vg` and `vcr`; brought to a sum of 1.
+        shares: how much of `images` is drawn for each of `coco`, `vg` and `vcr`, brought to a sum
+            of 1; a dataset that is not named gets no tree. None takes `DEFAULT_SHARES`.
         close_ups: share of COCO's training pictures that show a single object, large.
         shared: share of COCO's whole scenes that stand in Visual Genome too, by `coco_id`.
         relations: share of Visual Genome's phrases that relate two objects.
@@ -118,7 +120,7 @@ def make_miniature(
         UsageError: a number out of its range, or `out` holds something.
     """
     started = time.monotonic()
-    shares = dict(shares) if shares else {"coco": 0.5, "vg": 0.3, "vcr": 0.2}
+    shares = dict(shares) if shares is not None else DEFAULT_SHARES
     workers = workers if workers is not None else os.cpu_count() or 1
     _check(images, shares, image_wh)
     _check_range(0, 1, close_ups=close_ups, shared=shared, odd_sizes=odd_sizes)
