@@ -137,11 +137,16 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_readme_names_only_commands_that_exist() -> None:
-    for words in re.findall(r"(?<![\w/.-])roikit ((?:[a-z0-9]+ ?){1,2})", README):
-        parts = words.split()
-        in_code = re.search(rf"(`|\n|\$ )roikit {re.escape(words.strip())}", README)
-        if in_code:
-            assert parts[0] in COMMANDS or " ".join(parts) in COMMANDS, f"roikit {words}"
+    lines = [
+        line
+        for block in re.findall(r"```bash\n(.*?)```", README, re.S)
+        for line in block.split("\n")
+    ]
+    lines += re.findall(r"`(roikit [^`]*)`", README)
+    named = [line.removeprefix("$ ").split() for line in lines if re.match(r"(\$ )?roikit ", line)]
+    assert len(named) > len(COMMANDS)
+    for _, first, *rest in named:
+        assert first in COMMANDS or f"{first} {rest[0]}" in COMMANDS, f"roikit {first}"
 
 
 def test_links_of_the_pages_lead_to_files() -> None:
