@@ -94,13 +94,11 @@ def _escaped(pieces: Sequence[str | None], mentions: Sequence[str]) -> str:
     text = ""
     run = ""
     following = iter(mentions)
-    for piece in (*pieces, None):
+    for piece in pieces:
         if piece is not None:
             run += piece
             continue
-        text += escape(run)
-        mention = next(following, "")
         # A `<` right before a mention would read as an escape of it.
-        text += " " * (bool(mention) and run.endswith("<")) + mention
+        text += escape(run) + " " * run.endswith("<") + next(following)
         run = ""
-    return text.strip()
+    return (text + escape(run)).strip()
