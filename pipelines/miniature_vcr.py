@@ -1,6 +1,6 @@
 """Writes the miniature world's questions as VCR's source tree.
 
-Source: docs/formats, section f2: token lists with 0-based index groups beside `*_orig` texts with
+Source: the format of VCR 1.0: token lists with 0-based index groups beside `*_orig` texts with
 numbers from 1; metadata with boxes of five numbers and polygons of point pairs; no labels, and
 nothing they follow from, in `test.jsonl`.
 """

@@ -1,10 +1,10 @@
 """Writes the miniature world's scenes as source trees in the official layouts.
 
 In: scenes that already know their places and statements, pictures already written. Out: the
-annotation files of COCO 2017, Visual Genome 1.4 and VCR 1.0, byte for byte the same each time.
+annotation files of COCO 2017 and Visual Genome 1.4, byte for byte the same each time.
 Addresses inside them end in `.invalid`: nothing can be fetched from there.
 
-Source: docs/formats, sections a2, e2 and f2 (field names, types, nesting, box conventions).
+Source: the formats of cocodataset.org and of Visual Genome 1.4 (fields, types, nesting, boxes).
 """
 
 import math
