@@ -1,7 +1,7 @@
 """Everything in a row on a small scale: world, conversion, three stages, evaluation, chat.
 
-Each step leaves its result below OUT and is passed over when it is there already, so a demo that was
-stopped goes on where it stood.
+Each step leaves its result below OUT and is passed over when it is there already, so a demo that
+was stopped goes on where it stood.
 
     OUT/source/    the miniature world, in the official layouts
     OUT/shards/    converted
@@ -9,7 +9,7 @@ stopped goes on where it stood.
     OUT/results/   one JSON file a benchmark, answers beside it
 """
 
-import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from pipelines.miniature import make_miniature, scenes_by_file
 from pipelines.miniature_language import is_caption_right, read_relation, relation_is_true
 from pipelines.miniature_scene import Scene, Thing
-from pipelines.run import convert
+from pipelines.run import Progress, convert
 from pipelines.stages import run_stage
 from roikit.config import STAGES, load_recipe
 from roikit.sample import Sample
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from roikit.evaluate.items import Item
     from roikit.evaluate.result import Result, Score
     from roikit.train.metrics import StepReport
-
-log = logging.getLogger(__name__)
 
 #: Recipes were tuned on the world of seed 0; a demo draws another one.
 TUNING_SEED = 0
@@ -52,6 +50,10 @@ class Watcher:
 
     def count(self, done: int, total: int | None) -> None:
         """Units of the current step."""
+
+    def converting(self, progress: Progress) -> None:
+        """How far a conversion has come."""
+        self.count(progress.done, progress.total)
 
     def training(self, done: int, steps: int) -> None:
         """A stage begins with `done` of its `steps` taken."""
@@ -126,7 +128,14 @@ def run_demo(
         make_miniature(world, images=images, seed=seed, workers=workers, progress=watcher.count)
     for name in ("coco", "vg", "vcr"):
         watcher.phase("convert", name)
-        convert(name, world / name, shards, seed=seed, workers=workers)
+        convert(
+            name,
+            world / name,
+            shards,
+            seed=seed,
+            workers=workers or os.cpu_count() or 1,
+            progress=watcher.converting,
+        )
     model = _train(out, recipe, [f"seed={seed}", f"model.seed={seed}", *overrides], device, watcher)
     results = _evaluate(out, world, model, seed, limit, device, watcher)
     watcher.phase("chat", "about a picture that training never saw")
@@ -169,10 +178,11 @@ def _evaluate(
     device: str,
     watcher: Watcher,
 ) -> "dict[str, Result]":
-    from roikit.evaluate.predictor import ModelPredictor, system_hash
+    from roikit.evaluate.predictor import ModelPredictor
     from roikit.evaluate.result import save
     from roikit.evaluate.run import evaluate
     from roikit.model.generate import load_model
+    from roikit.runs import weights_sha256
 
     shards = out / "shards"
     predictor = ModelPredictor(load_model(model, device=device))
@@ -191,10 +201,10 @@ def _evaluate(
             leak=overlap(shards, eval=(dataset, split), train=trained_on),
             data_root=load_dataset(shards, dataset, split).merkle_root,
             system=str(model),
-            system_hash=system_hash(model),
+            system_hash=weights_sha256(model),
             subset=checks.group,
             extra_metrics=checks.attributes if dataset == "vg" else None,
-            notes=[_MINIATURE],
+            caveats=[_MINIATURE],
             progress=lambda done: watcher.count(done, None),
         )
         save(result, out / "results" / f"{name}.json", overwrite=True)

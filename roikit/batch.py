@@ -1,7 +1,7 @@
 """From streamed examples to training batches: tokens, labels, pixels, boxes.
 
-Everything drawn here (which exchanges, in which order) comes from a generator seeded by the run's seed,
-the conversation and the epoch, so a batch depends only on its examples.
+Everything drawn here (which exchanges, in which order) comes from a generator seeded by the run's
+seed, the conversation and the epoch, so a batch depends only on its examples.
 """
 
 import hashlib
@@ -96,8 +96,8 @@ def encode_example(
     """Turn an example into a row; a dialogue that is too long loses whole trailing exchanges.
 
     Returns:
-        None where nothing can be learned: the first exchange alone is too long, or a choice's answer is
-        not published.
+        None where nothing can be learned: the first exchange alone is too long, or a choice's
+        answer is not published.
 
     Raises:
         CorruptSampleError: the picture cannot be decoded.

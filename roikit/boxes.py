@@ -1,22 +1,22 @@
 """Every conversion, resize, pad and flip of boxes.
 
-Inside roikit a box is xyxy, absolute pixels of the stored (upright) picture, origin top-left, 0-based,
-right and bottom edge exclusive. Other formats exist only at the edges. Arrays are (N, 4), N may be 0;
-functions return new float arrays and never change their input. Nothing here knows images or torch.
+Inside roikit a box is xyxy, absolute pixels of the stored (upright) picture, origin top-left,
+0-based, right and bottom edge exclusive. Other formats exist only at the edges. Arrays are (N, 4),
+N may be 0; functions return new float arrays and never change their input. Nothing here knows
+images or torch.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Boxes = npt.NDArray[np.floating[Any]]
+Boxes = npt.NDArray[np.float64]
 
 
 def as_boxes(boxes: npt.ArrayLike) -> Boxes:
     """Return `boxes` as a float64 (N, 4) array; an empty list gives (0, 4)."""
-    array = np.asarray(boxes, dtype=np.float64)
+    array: Boxes = np.asarray(boxes, dtype=np.float64)
     return array.reshape(0, 4) if array.size == 0 else array.reshape(-1, 4)
 
 
@@ -35,8 +35,8 @@ def xyxy_to_xywh(boxes_xyxy: npt.ArrayLike) -> Boxes:
 def inclusive_to_exclusive(boxes_xyxy: npt.ArrayLike, *, one_based: bool) -> Boxes:
     """Turn corners that include their last pixel into half-open ones.
 
-    Source: PASCAL VOC and Flickr30k Entities XML write 1-based inclusive integers; then x1 and y1 lose
-    the 1 and x2 and y2 keep it.
+    Source: PASCAL VOC and Flickr30k Entities XML write 1-based inclusive integers; then x1 and y1
+    lose the 1 and x2 and y2 keep it.
     """
     shift = np.array([-1.0, -1.0, 0.0, 0.0]) if one_based else np.array([0.0, 0.0, 1.0, 1.0])
     return as_boxes(boxes_xyxy) + shift
@@ -46,13 +46,15 @@ def clip(boxes_xyxy: npt.ArrayLike, image_wh: tuple[int, int]) -> Boxes:
     """Clip to the picture; a box outside it comes back with no area."""
     boxes = as_boxes(boxes_xyxy)
     width, height = image_wh
-    return np.clip(boxes, 0.0, np.array([width, height, width, height], dtype=np.float64))
+    clipped: Boxes = np.clip(boxes, 0.0, np.array([width, height, width, height]))
+    return clipped
 
 
 def areas(boxes_xyxy: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """(N,) areas in square pixels; 0 for a box turned inside out."""
     boxes = as_boxes(boxes_xyxy)
-    return np.clip(boxes[:, 2:] - boxes[:, :2], 0.0, None).prod(axis=1)
+    product: npt.NDArray[np.float64] = np.clip(boxes[:, 2:] - boxes[:, :2], 0.0, None).prod(axis=1)
+    return product
 
 
 def scale(boxes_xyxy: npt.ArrayLike, *, from_wh: tuple[int, int], to_wh: tuple[int, int]) -> Boxes:
@@ -112,7 +114,7 @@ def iou_matrix(boxes_a_xyxy: npt.ArrayLike, boxes_b_xyxy: npt.ArrayLike) -> npt.
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resize:
-    """How a picture was brought to a model's input, so that its boxes can follow (and come back)."""
+    """How a picture was brought to a model's input, so that its boxes can follow and come back."""
 
     scale_xy: tuple[float, float]  #: input pixels per picture pixel
     offset_xy: tuple[float, float]  #: input pixels left of and above the picture
@@ -142,4 +144,5 @@ def letterbox(image_wh: tuple[int, int], side: int) -> tuple[Resize, tuple[int, 
 
 def squash(image_wh: tuple[int, int], side: int) -> tuple[Resize, tuple[int, int]]:
     """Stretch a picture to a square, each axis by its own factor, as GPT4RoI does it."""
-    return Resize(scale_xy=(side / image_wh[0], side / image_wh[1]), offset_xy=(0.0, 0.0)), (side, side)
+    scale_xy = (side / image_wh[0], side / image_wh[1])
+    return Resize(scale_xy=scale_xy, offset_xy=(0.0, 0.0)), (side, side)

@@ -1,8 +1,8 @@
 """Recipes: what a model is built from and how each stage trains it.
 
 A recipe is a TOML file with a table `[model]` and one table a stage (`[align]`, `[stage1]`,
-`[stage2]`). Unknown keys are refused with the nearest known one. Every default stands here and nowhere
-else; a run saves its recipe resolved.
+`[stage2]`). Unknown keys are refused with the nearest known one. Every default stands here and
+nowhere else; a run saves its recipe resolved.
 """
 
 import difflib

@@ -1,8 +1,9 @@
 r"""How text speaks of regions: `<region1>` is the sample's first region, wherever it stands.
 
 Source text may hold the same characters without meaning a region (`<region1>`, `<image>`, `</s>`,
-`<|im_end|>`). `escape` doubles the `<` of anything that looks like a tag; `split_mentions` undoes it.
-In a run of n `<` before a tag, each pair stands for one literal `<`; an odd one left over is ours.
+`<|im_end|>`). `escape` doubles the `<` of anything that looks like a tag; `split_mentions` undoes
+it. In a run of n `<` before a tag, each pair stands for one literal `<`; an odd one left over is
+ours.
 """
 
 import re

@@ -1,9 +1,9 @@
 """From record turns to the messages a chat template renders, and back.
 
-The first mention of a region becomes its name and one `REGION_TOKEN` (the processor expands it to the
-encoder's number of tokens), later mentions its name alone. Names are given in order of first mention
-within the conversation, so the record's `<region7>` may read `region1`; `region_order` maps them back.
-Pure text: nothing here knows tokenizers, tensors or files.
+The first mention of a region becomes its name and one `REGION_TOKEN` (the processor expands it to
+the encoder's number of tokens), later mentions its name alone. Names are given in order of first
+mention within the conversation, so the record's `<region7>` may read `region1`; `region_order` maps
+them back. Pure text: nothing here knows tokenizers, tensors or files.
 """
 
 import re
@@ -88,8 +88,8 @@ def render(
 ) -> Rendered:
     """Turn a conversation into chat messages.
 
-    A region first spoken of by the assistant is introduced at the end of the user turn before it: its
-    features must stand in the prompt, for the model cannot generate them.
+    A region first spoken of by the assistant is introduced at the end of the user turn before it:
+    its features must stand in the prompt, for the model cannot generate them.
 
     Args:
         turns: record text, user first.
@@ -170,7 +170,7 @@ def letter(index: int) -> str:
 
 
 def letter_question(choice: Choice, question: str) -> str:
-    """Write a multiple-choice question out: the question, the lettered options, and the instruction.
+    """Write a multiple-choice question out: question, lettered options, instruction.
 
     Source: GPT4RoI's VCR protocol asks for one of (A) to (D) in a single turn; the wording is ours.
     """

@@ -78,7 +78,7 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A multiple-choice question: the options that could follow the conversation's last user turn."""
+    """A multiple-choice question: the options that could follow the last user turn."""
 
     question_id: str  #: joins the steps of one question
     step: Literal["answer", "rationale"]
@@ -87,7 +87,7 @@ class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Conversation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Alternating turns, user first; ends with the assistant, or with the user where `choice` is set."""
+    """Alternating turns, user first; ends with the assistant, with a `choice` with the user."""
 
     id: str
     task: Task
@@ -190,8 +190,8 @@ def validate_sample(sample: Sample) -> None:
         used |= _check_conversation(conversation, f"conversations[{i}]", len(sample.regions))
     for i, region in enumerate(sample.regions):
         if region.is_context == (i + 1 in used):
-            said = "is mentioned but marked as context" if region.is_context else "is never mentioned"
-            raise ValidationError(f"regions[{i}]: {said}")
+            said = "mentioned but marked as context" if region.is_context else "never mentioned"
+            raise ValidationError(f"regions[{i}]: is {said}")
 
 
 def _check_region(region: Region, path: str, width: int, height: int) -> None:
@@ -215,7 +215,9 @@ def _check_conversation(conversation: Conversation, path: str, num_regions: int)
     for j, turn in enumerate(turns):
         expected = "user" if j % 2 == 0 else "assistant"
         if turn.role != expected:
-            raise ValidationError(f"{path}.turns[{j}].role: expected `{expected}`, got `{turn.role}`")
+            raise ValidationError(
+                f"{path}.turns[{j}].role: expected `{expected}`, got `{turn.role}`"
+            )
         if not turn.text.strip():
             raise ValidationError(f"{path}.turns[{j}].text: expected text, got none")
     ends_with = "user" if conversation.choice is not None else "assistant"
@@ -236,7 +238,8 @@ def _check_conversation(conversation: Conversation, path: str, num_regions: int)
         for number in mentioned(text):
             if number > num_regions:
                 raise ValidationError(
-                    f"{path}.{name}: `<region{number}>` does not exist, the sample has {num_regions}"
+                    f"{path}.{name}: `<region{number}>` does not exist, "
+                    f"the sample has {num_regions}"
                 )
             used.add(number)
     return used

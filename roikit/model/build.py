@@ -8,7 +8,7 @@ import importlib.util
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -157,8 +157,8 @@ def _hub_tower(
         config = AutoConfig.from_pretrained(recipe.vision)
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"model.vision: `{recipe.vision}` is neither a preset, a folder nor a model that can be "
-            "fetched",
+            f"model.vision: `{recipe.vision}` is neither a preset, a folder nor a model that can "
+            "be fetched",
             hint="presets: plain, efficientnet-lite0",
         ) from error
     config = getattr(config, "vision_config", config)
@@ -201,8 +201,8 @@ def _language(recipe: ModelRecipe, texts: Iterable[str]) -> tuple[Any | None, An
         loaded = AutoModelForCausalLM.from_pretrained(recipe.language, dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"model.language: `{recipe.language}` is neither a preset, a folder nor a model that can "
-            "be fetched",
+            f"model.language: `{recipe.language}` is neither a preset, a folder nor a model that "
+            "can be fetched",
             hint="presets: scratch, smollm2-135m",
         ) from error
     return loaded, tokenizer
@@ -222,7 +222,7 @@ def _smollm2_folder() -> Path:
 
 
 def _learn_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
-    """Byte-level BPE over the training text: every word seen often is one token, any text can be said."""
+    """Byte-level BPE over the training text: frequent words are one token, any text can be said."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -257,7 +257,7 @@ def _scratch_config(recipe: ModelRecipe, tokenizer: Any) -> Any:
     from transformers import LlamaConfig
 
     return LlamaConfig(
-        vocab_size=cast(int, -(-len(tokenizer) // 64) * 64),
+        vocab_size=-(-len(tokenizer) // 64) * 64,
         hidden_size=recipe.language_width,
         intermediate_size=3 * recipe.language_width,
         num_hidden_layers=recipe.language_layers,

@@ -36,10 +36,12 @@ class RoikitConfig(PretrainedConfig):
         region_token_id: int = 0,
         **kwargs: Any,
     ) -> None:
-        if isinstance(text_config, dict):
-            text_config = AutoConfig.for_model(**text_config)
+        if text_config is None:
+            text_config = {"model_type": "llama"}
         self.vision = vision or {"kind": "plain"}
-        self.text_config = text_config if text_config is not None else AutoConfig.for_model("llama")
+        self.text_config: Any = (
+            AutoConfig.for_model(**text_config) if isinstance(text_config, dict) else text_config
+        )
         self.region_encoder = region_encoder
         self.region_grid = region_grid
         self.box_embedding = box_embedding

@@ -135,7 +135,8 @@ def stream_answer(
 ) -> Iterator[str]:
     """Answer one prompt piece by piece, as a person reads it (`region2`).
 
-    The generation runs in a thread of its own; leaving the iterator early ends it at the next token.
+    The generation runs in a thread of its own; leaving the iterator early ends it at the next
+    token.
     """
     from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
@@ -172,7 +173,7 @@ def stream_answer(
         held = ""
         for piece in streamer:
             held += piece
-            # a name may still be growing (`regio`, `region 1` -> `region 12`): hold back the last word
+            # a name may still be growing (`regio`, `region 1` to `region 12`): hold the last word
             cut = _safe_length(held)
             if cut:
                 yield plain(map_back(held[:cut], encoding.region_order))
@@ -203,8 +204,8 @@ def score_options(
     Args:
         loaded: the model.
         prompts: each ends with the user's turn.
-        options: record text, for each prompt its own; the regions they mention are introduced in the
-            prompt, the same for all options of a prompt.
+        options: record text, for each prompt its own; the regions they mention are introduced in
+            the prompt, the same for all options of a prompt.
     """
     processor, tokenizer = loaded.processor, loaded.processor.tokenizer
     rows: list[list[int]] = []

