@@ -4,6 +4,7 @@ Knows rich and plain values, not what they mean: `cli.py` turns results into row
 """
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 import msgspec
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -25,6 +26,9 @@ from rich.progress import (
 )
 from rich.table import Table
 from rich.text import Text
+
+#: What stands to the right in a table: `12`, `1,234.5`, `98.2 %`, `1.5 MB`.
+_NUMBER = re.compile(r"-?[\d,]+(\.\d+)?( (%|[kMGT]?B))?$")
 
 
 class Report(Protocol):
@@ -49,8 +53,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str =
         title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold"
     )
     for i, column in enumerate(columns):
-        is_number = any(isinstance(row[i], int | float) for row in rows)
-        shown.add_column(column, justify="right" if is_number else "left", overflow="fold")
+        cells = [row[i] for row in rows if row[i] is not None]
+        are_numbers = all(
+            isinstance(cell, int | float) or _NUMBER.match(str(cell)) for cell in cells
+        )
+        justify: JustifyMethod = "right" if cells and are_numbers else "left"
+        shown.add_column(column, justify=justify, overflow="fold")
     for row in rows:
         shown.add_row(*(Text(cell_text(cell)) for cell in row))
     console().print(shown)

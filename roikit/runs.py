@@ -69,10 +69,11 @@ def trained_on(model: Path) -> list[tuple[str, str]] | None:
         None where that is not known: `model` is not a run of ours, or a run before it is gone.
     """
     splits: set[tuple[str, str]] = set()
-    run: Path | None = model.parent if model.name == "model" else model
+    run: Path | None = model
     seen: set[Path] = set()
     while run is not None and run not in seen:
         seen.add(run)
+        run = run.parent if run.name == "model" else run
         try:
             told: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
             names = list(told["data"]["splits"])

@@ -192,7 +192,8 @@ def query(root: Path | str, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]
             result = connection.execute(sql)
             return [column[0] for column in result.description or []], result.fetchall()
         except duckdb.Error as error:
-            raise UsageError(f"query: {error}", hint=f"tables: {', '.join(TABLES)}") from error
+            said = str(error).partition("\n")[0]  # what follows repeats the statement
+            raise UsageError(f"query: {said}", hint=f"tables: {', '.join(TABLES)}") from error
 
 
 @contextlib.contextmanager
