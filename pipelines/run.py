@@ -26,7 +26,7 @@ from pipelines.registry import find_dataset
 from pipelines.task import TaskCounts
 from roikit.errors import ChecksFailedError, RoikitError, UsageError
 from shards import manifest
-from shards.atomic import locked
+from shards.atomic import leftovers, locked
 from shards.commit import (
     DatasetInfo,
     RunInfo,
@@ -35,7 +35,7 @@ from shards.commit import (
     is_whole,
     load_dataset,
 )
-from shards.layout import commit_path, split_prefix
+from shards.layout import commit_path, split_dir, split_prefix
 
 log = logging.getLogger(__name__)
 
@@ -153,6 +153,8 @@ def convert(
         progress=progress or (lambda _: None),
         command=command,
     )
+    if not dry_run:
+        _make_root(out)
     reports: list[SplitReport] = []
     with sigterm_as_exit(), _clear_disk_errors(out):
         for split in _choose_splits(opened, splits):
@@ -196,6 +198,16 @@ def _check_options(
         raise UsageError(f"max_shard_bytes: expected at least 1, got {max_shard_bytes}")
 
 
+def _make_root(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"`{out}`: expected a folder to write shards into, cannot make it: {error.strerror}",
+            hint="choose another `--out`",
+        ) from error
+
+
 def _choose_splits(opened: OpenSource, splits: Sequence[str] | None) -> list[str]:
     if splits is None:
         return [split for split in opened.splits if split not in opened.on_request]
@@ -227,7 +239,13 @@ def _convert_split(job: _Job, split: str) -> SplitReport:
             remove_plans(work, dataset, stored)
             counts = msgspec.convert(committed.settings["counts"], TaskCounts)
             return _report(plan, counts, started, committed, was_done=True)
-        counts = _run(job, plan, folder, job.out, split)
+        try:
+            counts = _run(job, plan, folder, job.out)
+        except BaseException:
+            # Ended workers leave the files they were writing. Nobody else writes: we hold the lock.
+            for path in leftovers(split_dir(job.out, dataset, stored)):
+                path.unlink(missing_ok=True)
+            raise
         job.progress(Progress(split=stored, step="committing"))
         committed = commit_dataset(
             job.out,
@@ -255,7 +273,7 @@ def _dry_run(job: _Job, split: str) -> SplitReport:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="roikit-") as work:
         plan, folder = _plan(job, split, Path(work))
-        counts = _run(job, plan, folder, None, split)
+        counts = _run(job, plan, folder, None)
     return _report(plan, counts, started, None, was_done=False)
 
 
@@ -273,7 +291,7 @@ def _plan(job: _Job, split: str, work: Path) -> tuple[Plan, Path]:
     )
 
 
-def _run(job: _Job, plan: Plan, folder: Path, out: Path | None, split: str) -> TaskCounts:
+def _run(job: _Job, plan: Plan, folder: Path, out: Path | None) -> TaskCounts:
     total = sum(shard.num_images for shard in plan.shards)
 
     def report(num_images: int, num_bytes: int) -> None:

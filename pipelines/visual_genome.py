@@ -204,6 +204,7 @@ def _read(source: Path, roots: ImageRoots, split: str) -> SplitRecords:
     listed, splits_path = _read_splits(source, images)
     wanted = {i for i in images if listed.get(i, _UNLISTED) == split}
     drafts: list[Draft] = []
+    own: list[Rejection] = []
     seen: set[int] = set()
     for i, raw in enumerate(read_list(source / _REGIONS_NAME)):
         where = {"file": _REGIONS_NAME, "record": f"[{i}]"}
@@ -219,14 +220,14 @@ def _read(source: Path, roots: ImageRoots, split: str) -> SplitRecords:
             strays.append(reject("E_IMAGE_UNKNOWN", message, **where))
         elif image_id in wanted and image_id in seen:
             message = f"image {image_id} occurs twice"
-            strays.append(reject("E_RECORD_DUPLICATE", message, **where))
+            own.append(reject("E_RECORD_DUPLICATE", message, **where))
         elif image_id in wanted:
             seen.add(image_id)
             try:
                 num_regions = len(_raw_lists.decode(entry.regions))
             except msgspec.DecodeError:
                 message = "regions: expected a list"
-                strays.append(reject("E_FIELD_TYPE", message, **where))
+                own.append(reject("E_FIELD_TYPE", message, **where))
                 continue
             # This points into the mapped file; it becomes bytes when the draft is written.
             regions: Any = memoryview(entry.regions)
@@ -240,9 +241,10 @@ def _read(source: Path, roots: ImageRoots, split: str) -> SplitRecords:
     files = [source / _REGIONS_NAME, source / _IMAGES_NAME]
     if splits_path is not None:
         files.append(splits_path)
-    # Records of no image are the same for every split: they are counted with the first one only.
-    kept = strays if split == _SPLITS[0] else []
-    return SplitRecords(drafts=drafts, rejections=kept, source_files=tuple(files))
+    # Records of no known image are the same for every split: they are counted with the first only.
+    if split == _SPLITS[0]:
+        own = strays + own
+    return SplitRecords(drafts=drafts, rejections=own, source_files=tuple(files))
 
 
 def _read_images(path: Path) -> tuple[dict[int, _Image], list[Rejection]]:
@@ -348,8 +350,12 @@ def _read_flat(source: Path, path: Path, roots: ImageRoots) -> SplitRecords:
         image = decode_record(_flat_images, raw, file=file, record=f"images[{i}]")
         if isinstance(image, Rejection):
             strays.append(image)
+        elif image.id in images:
+            message = f"image id {image.id} occurs twice"
+            where = {"file": file, "record": f"images[{i}]"}
+            strays.append(reject("E_RECORD_DUPLICATE", message, **where))
         else:
-            images.setdefault(image.id, (image, f"images[{i}]"))
+            images[image.id] = (image, f"images[{i}]")
     regions: dict[int, list[Raw]] = {}
     places: dict[int, list[int]] = {}
     for i, raw in enumerate(table["annotations"]):

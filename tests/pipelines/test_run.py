@@ -270,6 +270,22 @@ def test_sigterm_ends_the_command_with_143_and_leaves_no_worker(
     assert "Traceback" not in child.stderr
 
 
+def test_an_interrupt_leaves_no_half_written_file(
+    coco_tree: WriteTree, tmp_path: Path, shards: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coco_tree(tmp_path / "source", 2)
+    folder = split_dir(shards.root, "coco", "val")
+
+    def interrupt(*_: Any, **__: Any) -> None:
+        (folder / ".coco-val-000000.tar.tmp-99").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipelines.run.run_tasks", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "source", shards.root)
+    assert not list(folder.glob(".*tmp*"))
+
+
 def test_two_conversions_of_one_split_do_not_meet(
     coco_tree: WriteTree, tmp_path: Path, shards: Any
 ) -> None:
@@ -301,6 +317,13 @@ def test_wrong_options_are_refused(
     coco_tree(tmp_path / "source", 1)
     with pytest.raises(UsageError, match=expected):
         run(tmp_path / "source", shards.root, **options)
+
+
+def test_an_output_path_that_is_a_file_is_refused(coco_tree: WriteTree, tmp_path: Path) -> None:
+    coco_tree(tmp_path / "source", 1)
+    (tmp_path / "file").write_text("hello")
+    with pytest.raises(UsageError, match="expected a folder to write shards into"):
+        run(tmp_path / "source", tmp_path / "file")
 
 
 def test_an_unknown_dataset_is_refused(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ def source(tree: Any) -> Path:
             {"id": 5, "regions": 7},
             {"id": 6, "regions": [region(34, 6, (1, 1, 9, 9), "in no list")]},
             {"id": 3, "regions": [region(35, 3, (1, 1, 9, 9), "again")]},
+            {"id": 2, "regions": [region(36, 2, (1, 1, 9, 9), "again")]},
         ],
     )
     tree.json(
@@ -103,6 +104,7 @@ def test_every_trap_has_its_code(source: Path, shards: Any) -> None:
         "[7]": "E_RECORD_DUPLICATE",
         "image 7": "E_IMAGE_UNANNOTATED",
     }
+    assert shards.codes("vg", "val") == {"[8]": "E_RECORD_DUPLICATE"}
     assert shards.codes("vg", "test") == {"[4]": "E_IMAGE_MISSING"}
 
 
