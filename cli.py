@@ -792,12 +792,21 @@ def chat(
 
 @app.command(rich_help_panel=ELSE)
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder of everything it makes.")] = Path("demo"),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of everything it makes.", show_default="demo; demo-photos"),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of world, weights and order.")] = 1,
     images: Annotated[
         int | None, typer.Option(min=32, help="Pictures to draw.", show_default="8000")
     ] = None,
-    recipe: Annotated[str, typer.Option(help="Name of a recipe, or a TOML file.")] = "tiny",
+    photos: Annotated[
+        bool, typer.Option("--photos", help="On sixteen photographs, with pretrained parts.")
+    ] = False,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Name of a recipe, or a TOML file.", show_default="tiny; photos: small"),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -818,8 +827,15 @@ def demo(
 
     Example: roikit demo --seed 2
     """
-    from pipelines.demo import Watcher, run_demo
+    from pipelines.demo import Watcher
+    from pipelines.demo_miniature import run_demo
+    from pipelines.demo_photographs import run_photographs_demo
     from roikit import render
+    from roikit.errors import UsageError
+
+    if photos and images is not None:
+        raise UsageError("--images: the photographs are what they are; leave it out with --photos")
+    out = out or Path("demo-photos" if photos else "demo")
 
     _quiet_transformers()
 
@@ -827,20 +843,20 @@ def demo(
         """Shows on stderr what the demo is at."""
 
     with Shown() as watcher:
-        report = run_demo(
+        run = run_photographs_demo if photos else run_demo
+        report = run(
             out,
             seed=seed,
-            recipe=recipe,
             overrides=settings or (),
             limit=limit,
             device=device,
             watcher=watcher,
-            **_given(images=images, workers=workers),
+            **_given(images=images, workers=workers, recipe=recipe),
         )
     if as_json:
         return render.document(report)
     render.table(
-        ("benchmark", "score", "held-out pairs", "boxes swapped", "follows box", "blank", "items"),
+        ("benchmark", "score", "seen", "held-out", "swapped", "follows box", "blank", "items"),
         [
             (
                 row.benchmark,
@@ -848,13 +864,13 @@ def demo(
                 row.items,
             )
             for row in report.rows
-            if (scores := (row.score, row.held_out, row.swapped, row.follows, row.blank))
+            if (scores := (row.score, row.seen, row.held_out, row.swapped, row.follows, row.blank))
         ],
     )
     for said in report.transcript:
-        render.line(f"\n{said.image}\n  {said.question}\n  {said.answer}  (drawn: {said.truth})")
-    for leak in report.seen_in_training:
-        render.note(leak)
+        render.line(f"\n{said.image}\n  {said.question}\n  {said.answer}  (right: {said.truth})")
+    for remark in (report.caveat, *report.seen_in_training):
+        render.note(remark)
     render.note(f"the model: {report.model}")
 
 

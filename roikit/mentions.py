@@ -7,6 +7,7 @@ ours.
 """
 
 import re
+from collections.abc import Iterable
 
 _TAG = re.compile(r"(<+)(?=(/?\|?[A-Za-z_][\w|]*)>)")
 _REGION = re.compile(r"region([1-9]\d*)")
@@ -50,6 +51,21 @@ def split_mentions(text: str) -> list[str | int]:
     if literal:
         parts.append(literal)
     return parts
+
+
+def join_mentions(parts: Iterable[str | int]) -> str:
+    """Undo `split_mentions`: literal strings and region numbers become a turn's text."""
+    text = ""
+    literal = ""
+    for part in parts:
+        if isinstance(part, str):
+            literal += part
+            continue
+        # `<` right before a mention would be read together with it: each is doubled.
+        body = literal.rstrip("<")
+        text += escape(body) + "<" * (2 * (len(literal) - len(body))) + mention(part)
+        literal = ""
+    return text + escape(literal)
 
 
 def mentioned(text: str) -> list[int]:

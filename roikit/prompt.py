@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from roikit.errors import RoikitError
-from roikit.mentions import escape, mention, mentioned, split_mentions
+from roikit.mentions import join_mentions, mention, mentioned, split_mentions
 from roikit.sample import Choice, Conversation, Region, Turn
 
 IMAGE_TOKEN = "<|image|>"
@@ -142,15 +142,15 @@ def map_back(text: str, region_order: Sequence[int]) -> str:
 
     A name that stands for nothing stays as the words it is.
     """
-    pieces = []
+    parts: list[str | int] = []
     position = 0
     for match in _NAME.finditer(text):
         index = int(match[1] or match[2]) - 1
         if index >= len(region_order):
             continue
-        pieces += [escape(text[position : match.start()]), mention(region_order[index])]
+        parts += [text[position : match.start()], region_order[index]]
         position = match.end()
-    return "".join([*pieces, escape(text[position:])])
+    return join_mentions([*parts, text[position:]])
 
 
 def split_guards(text: str) -> list[tuple[str, int | None]]:

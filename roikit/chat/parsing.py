@@ -5,7 +5,7 @@ Everything raised here is one line that says what was expected. Nothing here kno
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from roikit import boxes
 from roikit.errors import UsageError
-from roikit.mentions import escape, mention, split_mentions
+from roikit.mentions import join_mentions, split_mentions
 
 BoxFormat = Literal["xyxy", "xywh"]
 BOX_FORMATS: tuple[str, ...] = get_args(BoxFormat)
@@ -99,21 +99,6 @@ def to_record_text(text: str, num_regions: int) -> str:
 def answer_to_record_text(text: str, num_regions: int) -> str:
     """Turn a model's plain answer into a turn's text; unknown regions stay plain words."""
     return join_mentions(_typed_parts(text, num_regions, is_strict=False))
-
-
-def join_mentions(parts: Iterable[str | int]) -> str:
-    """Undo `split_mentions`: literal strings and region numbers become a turn's text."""
-    text = ""
-    literal = ""
-    for part in parts:
-        if isinstance(part, str):
-            literal += part
-            continue
-        # `<` right before a mention would be read together with it: each is doubled.
-        body = literal.rstrip("<")
-        text += escape(body) + "<" * (2 * (len(literal) - len(body))) + mention(part)
-        literal = ""
-    return text + escape(literal)
 
 
 def known_mentions(record_text: str, num_regions: int) -> str:

@@ -81,6 +81,12 @@ def _on_device(loaded: LoadedModel, inputs: dict[str, Tensor]) -> dict[str, Any]
     return {name: value.to(loaded.model.device) for name, value in inputs.items()}
 
 
+def _room(loaded: LoadedModel, max_new_tokens: int) -> int | None:
+    """Tokens that a prompt may have, so that the answer still fits the context; None: no limit."""
+    context = getattr(loaded.model.config.text_config, "max_position_embeddings", None)
+    return None if context is None else max(1, context - max_new_tokens)
+
+
 def _sampling(temperature: float, seed: int) -> dict[str, Any]:
     if temperature <= 0:
         return {"do_sample": False}
@@ -112,7 +118,8 @@ def generate(
     if not prompts:
         return []
     processor = loaded.processor
-    encoded = [processor.encode_prompt(prompt) for prompt in prompts]
+    room = _room(loaded, max_new_tokens)
+    encoded = [processor.encode_prompt(prompt, max_tokens=room) for prompt in prompts]
     inputs = _on_device(loaded, processor.batch(prompts, encoded))
     output = loaded.model.generate(
         **inputs, max_new_tokens=max_new_tokens, **_sampling(temperature, seed)
@@ -141,7 +148,7 @@ def stream_answer(
     from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
     processor = loaded.processor
-    encoding = processor.encode_prompt(prompt)
+    encoding = processor.encode_prompt(prompt, max_tokens=_room(loaded, max_new_tokens))
     inputs = _on_device(loaded, processor.batch([prompt], [encoding]))
     streamer = TextIteratorStreamer(
         processor.tokenizer, skip_prompt=True, skip_special_tokens=True, timeout=600

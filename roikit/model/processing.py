@@ -17,6 +17,7 @@ from transformers import ProcessorMixin
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from roikit import boxes as box_ops
+from roikit.errors import RoikitError
 from roikit.prompt import (
     IMAGE_TOKEN,
     REGION_TOKEN,
@@ -148,15 +149,35 @@ class RoikitProcessor(ProcessorMixin):
             return self.num_image_tokens
         return self.num_region_tokens if token == self.region_token_id else 1
 
-    def encode_prompt(self, prompt: Prompt, *, options: Sequence[str] = ()) -> Encoded:
-        """Tokenise a prompt up to where the assistant speaks."""
-        rendered = render(
-            prompt.turns,
-            num_regions=len(prompt.regions),
-            special_tokens=self.special_tokens,
-            options=options,
-        )
-        return self.encode(rendered, add_generation_prompt=True)
+    def encode_prompt(
+        self, prompt: Prompt, *, options: Sequence[str] = (), max_tokens: int | None = None
+    ) -> Encoded:
+        """Tokenise a prompt up to where the assistant speaks.
+
+        A prompt of more than `max_tokens` loses its oldest exchanges; regions still spoken of are
+        introduced anew, since the first mention that is left carries their features.
+
+        Raises:
+            RoikitError: the last question alone is too long.
+        """
+        turns = prompt.turns
+        while True:
+            rendered = render(
+                turns,
+                num_regions=len(prompt.regions),
+                special_tokens=self.special_tokens,
+                options=options,
+            )
+            encoded = self.encode(rendered, add_generation_prompt=True)
+            if max_tokens is None or len(encoded.input_ids) <= max_tokens:
+                return encoded
+            if len(turns) <= 2:
+                raise RoikitError(
+                    f"prompt: {len(encoded.input_ids)} tokens, the model's context leaves room for "
+                    f"{max_tokens}",
+                    hint="ask about fewer regions at once, or allow a shorter answer",
+                )
+            turns = turns[2:]
 
     def __call__(self, prompts: Sequence[Prompt], *, left_pad: bool = True) -> dict[str, Tensor]:
         """Turn prompts into the arguments of `generate`.

@@ -129,7 +129,7 @@ class PlainTower(nn.Module):
             ]
             previous = channels
         self.stem = nn.Sequential(*stages)
-        self.position = nn.Parameter(torch.zeros(1, width, side, side))
+        self.position_embedding = nn.Parameter(torch.zeros(1, width, side, side))
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
                 width,
@@ -147,7 +147,7 @@ class PlainTower(nn.Module):
     def forward(self, pixels_B3SS: Tensor) -> list[Tensor]:
         """One map at stride 8."""
         x = self.stem(pixels_B3SS)
-        position: Tensor = self.position
+        position: Tensor = self.position_embedding
         if position.shape[-2:] != x.shape[-2:]:
             position = F.interpolate(position, size=x.shape[-2:], mode="bilinear")
         x = x + position

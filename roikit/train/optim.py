@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 
 from roikit.config import StageRecipe
 from roikit.errors import UsageError
+from roikit.train.muon import Muon
 
 
 def build_optimizers(model: nn.Module, run: StageRecipe) -> list[Optimizer]:
@@ -18,7 +19,7 @@ def build_optimizers(model: nn.Module, run: StageRecipe) -> list[Optimizer]:
     AdamW).
 
     Raises:
-        UsageError: an unknown optimiser, or one this torch lacks.
+        UsageError: an unknown optimiser, or nothing that trains.
     """
     if run.optimizer not in ("adamw", "muon"):
         raise UsageError(f"optimizer: expected `adamw` or `muon`, got `{run.optimizer}`")
@@ -31,7 +32,7 @@ def build_optimizers(model: nn.Module, run: StageRecipe) -> list[Optimizer]:
             continue
         if name in embedding_names or parameter.ndim < 2 or name.endswith("_embedding"):
             plain.append(parameter)
-        elif run.optimizer == "muon" and parameter.ndim == 2:
+        elif run.optimizer == "muon":
             matrices.append(parameter)
         else:
             decayed.append(parameter)
@@ -44,12 +45,7 @@ def build_optimizers(model: nn.Module, run: StageRecipe) -> list[Optimizer]:
     if groups:
         optimizers.append(torch.optim.AdamW(groups, lr=run.lr, betas=(0.9, 0.98)))
     if matrices:
-        if not hasattr(torch.optim, "Muon"):
-            raise UsageError(
-                f"optimizer: `muon` needs torch 2.9 or newer, this is {torch.__version__}",
-                hint="--set STAGE.optimizer=adamw",
-            )
-        optimizers.append(torch.optim.Muon(matrices, lr=run.lr_muon, weight_decay=run.weight_decay))
+        optimizers.append(Muon(matrices, lr=run.lr_muon, weight_decay=run.weight_decay))
     if not optimizers:
         raise UsageError("train: no parameter learns", hint="name parts in `train`")
     for optimizer in optimizers:

@@ -61,6 +61,30 @@ def test_loss_falls_on_the_assistants_words_and_end_of_turn_alone(loaded: Loaded
     assert encoded.input_ids.count(processor.tokenizer.eos_token_id) == 4
 
 
+def test_too_long_a_chat_loses_its_oldest_exchanges_and_keeps_its_regions(
+    loaded: LoadedModel,
+) -> None:
+    processor = loaded.processor
+    turns = (
+        Turn("user", "What is <region2>?"),
+        Turn("assistant", "a red square"),
+        Turn("user", "And <region1>, beside <region2>?"),
+        Turn("assistant", "green"),
+        Turn("user", "Is <region2> blue?"),
+    )
+    prompt = replace(make_prompt(), turns=turns)
+    whole = processor.encode_prompt(prompt)
+    assert whole.region_order == (2, 1)
+    length = len(whole.input_ids)
+    shorter = processor.encode_prompt(prompt, max_tokens=length - 1)
+    assert shorter.region_order == (1, 2)
+    assert shorter.input_ids.count(processor.region_token_id) == 8
+    last = processor.encode_prompt(replace(prompt, turns=turns[-1:]))
+    assert processor.encode_prompt(prompt, max_tokens=len(last.input_ids)) == last
+    with pytest.raises(RoikitError, match="the model's context leaves room for"):
+        processor.encode_prompt(prompt, max_tokens=len(last.input_ids) - 1)
+
+
 def test_swapped_boxes_swap_region_features(loaded: LoadedModel) -> None:
     prompt = make_prompt("<region1> <region2>")
     swapped = replace(prompt, regions=prompt.regions[::-1])
@@ -159,7 +183,8 @@ def test_saved_model_answers_the_same_in_a_fresh_process(
         loaded, [prompt], max_new_tokens=6
     )
     script = (
-        "import sys, roikit.model; from transformers import AutoModelForImageTextToText, AutoProcessor;"
+        "import sys, roikit.model;"
+        "from transformers import AutoModelForImageTextToText, AutoProcessor;"
         "m = AutoModelForImageTextToText.from_pretrained(sys.argv[1]);"
         "p = AutoProcessor.from_pretrained(sys.argv[1]); print(type(m).__name__, type(p).__name__)"
     )

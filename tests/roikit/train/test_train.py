@@ -21,6 +21,7 @@ from roikit.sample import Example
 from roikit.train.checkpoint import find_latest
 from roikit.train.loop import PARTS, Interrupted
 from roikit.train.metrics import read_metrics
+from roikit.train.muon import Muon, orthogonalise
 from roikit.train.optim import build_optimizers, schedule
 from roikit.train.run import train_stage
 from tests.roikit.conftest import TEXTS, TINY, ToyStream
@@ -214,17 +215,15 @@ def test_a_loss_that_is_no_number_names_the_samples(tmp_path: Path) -> None:
 def test_muon_takes_matrices_and_adamw_the_rest(built: Any) -> None:
     model = built.model
     muon, adamw = replace(ALIGN, optimizer="muon"), replace(ALIGN, weight_decay=0.1)
-    if not hasattr(torch.optim, "Muon"):
-        with pytest.raises(UsageError, match=r"needs torch 2\.9"):
-            build_optimizers(model, muon)
-        return
     names = {id(p): name for name, p in model.named_parameters()}
     by_kind = {
         type(o).__name__: [names[id(p)] for g in o.param_groups for p in g["params"]]
         for o in build_optimizers(model, muon)
     }
     assert "language_model.model.layers.0.self_attn.q_proj.weight" in by_kind["Muon"]
+    assert "vision_tower.stem.3.weight" in by_kind["Muon"]
     assert "language_model.model.embed_tokens.weight" in by_kind["AdamW"]
+    assert "vision_tower.position_embedding" in by_kind["AdamW"]
     assert sum(map(len, by_kind.values())) == len(names)
     (optimizer,) = build_optimizers(model, adamw)
     undecayed = [
@@ -252,3 +251,19 @@ def test_metrics_survive_a_line_cut_short(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text(json.dumps({"step": 1, "loss": 2.0}) + '\n{"step": 2, "lo', encoding="utf-8")
     assert [line["step"] for line in read_metrics(path)] == [1]
+
+
+def test_muon_steps_are_nearly_orthogonal() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((20, 50), (50, 20)):
+        matrix = torch.randn(shape, generator=generator)
+        values = torch.linalg.svdvals(orthogonalise(matrix, 5))
+        assert values.min() > 0.6
+        assert values.max() < 1.3
+    weight = torch.nn.Parameter(torch.randn(8, 4, 3, 3, generator=generator))
+    before = weight.detach().clone()
+    weight.grad = torch.randn(8, 4, 3, 3, generator=generator)
+    Muon([weight], lr=0.1).step()
+    moved = torch.linalg.svdvals((weight.detach() - before).flatten(1))
+    assert moved.max() < 0.13
+    assert moved.min() > 0.06
