@@ -824,6 +824,7 @@ def demo(
 
     Needs no data and no accelerator. What is finished is kept: run it again after an interruption.
     The table ends with controls: the same answers with the boxes swapped, and on blank pictures.
+    With --photos, the same on photographs inside installed packages, with pretrained parts.
 
     Example: roikit demo --seed 2
     """
@@ -831,7 +832,6 @@ def demo(
     from pipelines.demo_miniature import run_demo
     from pipelines.demo_photographs import run_photographs_demo
     from roikit import render
-    from roikit.errors import UsageError
 
     if photos and images is not None:
         raise UsageError("--images: the photographs are what they are; leave it out with --photos")
