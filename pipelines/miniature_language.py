@@ -127,10 +127,10 @@ def scene_captions(scene: Scene, rng: random.Random) -> list[tuple[str, str, tup
 
 
 def close_up_captions(scene: Scene) -> list[tuple[str, str, tuple[int, ...]]]:
-    """Five captions of a close-up, from a bare name to all attributes."""
+    """Five captions of a close-up, from a bare name to all attributes, as one would label it."""
     thing = scene.things[0]
     wordings = ((), ("colour",), ("pattern",), ("colour", "pattern"), ("size", "colour", "pattern"))
-    return [("close-up", with_article(describe(thing, words)), (0,)) for words in wordings]
+    return [("close-up", describe(thing, words), (0,)) for words in wordings]
 
 
 def join(parts: Sequence[str]) -> str:

@@ -104,11 +104,11 @@ class EfficientNetLiteTower(nn.Module):
 class PlainTower(nn.Module):
     """A small convolutional tower to be trained from scratch: one level at stride 8.
 
-    Three strided stages of 3x3 convolutions, then pre-norm attention over all positions, so that a
-    cell can know its surroundings.
+    Four convolutions, then pre-norm attention over all positions, so that a cell can know its
+    surroundings.
 
     Args:
-        width: channels of the level; the stages have a quarter, a half and all of it.
+        width: channels of the level; the convolutions before it have a quarter and a half of it.
         depth: attention layers.
         side: cells along the input's side, for the position embedding.
     """
@@ -116,19 +116,12 @@ class PlainTower(nn.Module):
     def __init__(self, width: int = 128, depth: int = 1, side: int = 16) -> None:
         super().__init__()
         self.channels = (width,)
-        stages: list[nn.Module] = []
-        previous = 3
-        for channels in (width // 4, width // 2, width):
-            stages += [
-                nn.Conv2d(previous, channels, 3, stride=2, padding=1, bias=False),
-                nn.GroupNorm(8, channels),
-                nn.GELU(),
-                nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-                nn.GroupNorm(8, channels),
-                nn.GELU(),
-            ]
-            previous = channels
-        self.stem = nn.Sequential(*stages)
+        self.stem = nn.Sequential(
+            *_convolution(3, width // 4, kernel=7, stride=4),
+            *_convolution(width // 4, width // 2),
+            *_convolution(width // 2, width, stride=2),
+            *_convolution(width, width),
+        )
         self.position_embedding = nn.Parameter(torch.zeros(1, width, side, side))
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
@@ -156,6 +149,18 @@ class PlainTower(nn.Module):
         for layer in self.layers:
             x_BTC = layer(x_BTC)
         return [self.norm(x_BTC).transpose(1, 2).unflatten(2, (rows, -1))]
+
+
+def _convolution(
+    channels_in: int, channels_out: int, *, kernel: int = 3, stride: int = 1
+) -> list[nn.Module]:
+    return [
+        nn.Conv2d(
+            channels_in, channels_out, kernel, stride=stride, padding=kernel // 2, bias=False
+        ),
+        nn.GroupNorm(8, channels_out),
+        nn.GELU(),
+    ]
 
 
 def build_tower(vision: dict[str, Any]) -> VitTower | EfficientNetLiteTower | PlainTower:

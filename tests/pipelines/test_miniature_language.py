@@ -16,7 +16,6 @@ from pipelines.miniature_language import (
     read_relation,
     relation_is_true,
     scene_captions,
-    with_article,
 )
 from pipelines.miniature_scene import Scene, Thing, build_scene, clear_pairs, holds, relation
 
@@ -76,7 +75,7 @@ def test_every_scene_caption_is_true_of_its_scene_and_not_of_others() -> None:
 def test_close_up_captions_go_from_the_name_to_all_attributes() -> None:
     for scene in _scenes(20, is_close_up=True):
         texts = [text for _, text, _ in close_up_captions(scene)]
-        assert texts[0] == with_article(scene.things[0].shape)
+        assert texts[0] == scene.things[0].shape
         assert is_caption_right(texts[4], scene.things[0])
         assert all(caption_is_true(scene, text) for text in texts)
 
