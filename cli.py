@@ -798,7 +798,7 @@ def demo(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of world, weights and order.")] = 1,
     images: Annotated[
-        int | None, typer.Option(min=32, help="Pictures to draw.", show_default="9000")
+        int | None, typer.Option(min=32, help="Pictures to draw.", show_default="8000")
     ] = None,
     photos: Annotated[
         bool, typer.Option("--photos", help="On sixteen photographs, with pretrained parts.")

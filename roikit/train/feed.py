@@ -55,12 +55,23 @@ def feed(
     *,
     seed: int,
     steps: int,
-    ahead: int = 4,
+    ahead: int,
 ) -> Generator[Feeding, None, None]:
     """Yield what each of the next `steps` optimiser steps needs.
 
-    Errors of the reading thread are raised here. Closing the iterator ends the thread.
+    Args:
+        stream: the examples.
+        processor: the model's.
+        run: batch sizes and limits.
+        seed: of what is drawn from independent lists.
+        steps: how many to yield.
+        ahead: steps to read ahead in a thread, whose errors are raised here and which ends when the
+            iterator is closed; 0 reads in the caller's thread, which is faster where the model
+            itself computes on the CPU (a step of `tiny` on two cores: 0.37 s against 0.50 s).
     """
+    if ahead == 0:
+        yield from _feedings(stream, processor, run, seed, steps)
+        return
     ready: queue.Queue[Feeding | BaseException] = queue.Queue(maxsize=ahead)
     closing = threading.Event()
 
@@ -74,14 +85,10 @@ def feed(
 
     def work() -> None:
         try:
-            examples = iter(stream)
-            skipped = 0
-            for _ in range(steps):
+            for item in _feedings(stream, processor, run, seed, steps):
+                put(item)
                 if closing.is_set():
                     return
-                item = _next_feeding(examples, stream, processor, run, seed, skipped)
-                skipped = item.skipped
-                put(item)
         except BaseException as error:  # handed to the consumer, which raises it
             put(error)
 
@@ -96,6 +103,17 @@ def feed(
     finally:
         closing.set()
         thread.join()
+
+
+def _feedings(
+    stream: ExampleStream, processor: RoikitProcessor, run: StageRecipe, seed: int, steps: int
+) -> Iterator[Feeding]:
+    examples = iter(stream)
+    skipped = 0
+    for _ in range(steps):
+        feeding = _next_feeding(examples, stream, processor, run, seed, skipped)
+        skipped = feeding.skipped
+        yield feeding
 
 
 def _next_feeding(

@@ -138,7 +138,12 @@ def train_stage(
             check()
 
         feedings = feed(
-            stream, processor, recipe.run, seed=recipe.seed, steps=steps - progress.step
+            stream,
+            processor,
+            recipe.run,
+            seed=recipe.seed,
+            steps=steps - progress.step,
+            ahead=0 if device == "cpu" else 4,
         )
         try:
             with closing(feedings):
