@@ -35,7 +35,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """Rows padded to one length; the fields are `forward`'s arguments."""
+    """Rows padded to one length; what a step needs."""
 
     input_ids: Tensor  #: (B, T)
     attention_mask: Tensor  #: (B, T)

@@ -55,7 +55,7 @@ class StageRecipe:
     ] = ()  #: parts that learn: vision_tower projector region_encoder language_model
     steps: int = 0  #: optimiser steps; 0: as many as `epochs` take
     epochs: float = 1.0  #: passes over the mixture, where `steps` is 0
-    batch_size: int = 8  #: conversations a step and process
+    batch_size: int = 8  #: conversations a batch
     accumulation: int = 1  #: batches a step
     optimizer: str = "adamw"  #: `adamw`, or `muon` for matrices with AdamW for the rest
     lr: float = 2e-5  #: peak learning rate of AdamW
@@ -92,12 +92,12 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in _RECIPES.glob("*.toml"))
 
 
-def load_recipe(name: str, *, stage: str, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(name: str, *, stage: str | None, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe by name or path and apply overrides.
 
     Args:
         name: a preset's name (`tiny`) or a path to a TOML file.
-        stage: one of `STAGES`.
+        stage: one of `STAGES`; None takes the only one of a resolved recipe.
         overrides: `table.key=value` with a TOML value (quotes may be left out), where the table is
             `model` or a stage's name; also `seed=1`.
 
@@ -116,9 +116,13 @@ def load_recipe(name: str, *, stage: str, overrides: Sequence[str] = ()) -> Reci
     for override in overrides:
         _override(tables, override)
     allowed = ("seed", "model", *STAGES)
-    for table in tables:
+    for table, values in tables.items():
         if table not in allowed:
             raise _unknown(f"recipe `{name}`: `{table}`", table, allowed)
+        if table != "seed" and not isinstance(values, dict):
+            raise UsageError(f"recipe `{name}`: `{table}`: expected a table, got `{values}`")
+    if stage is None:
+        stage = next((s for s in STAGES if s in tables), STAGES[0])
     if stage not in tables:
         raise UsageError(
             f"recipe `{name}`: has no stage `{stage}`",
@@ -126,7 +130,7 @@ def load_recipe(name: str, *, stage: str, overrides: Sequence[str] = ()) -> Reci
         )
     for other in STAGES:  # an override of a stage that is not run now is still checked
         if other in tables:
-            _build(StageRecipe, tables[other], other)
+            _check_stage(_build(StageRecipe, tables[other], other), other)
     seed = tables.get("seed", 0)
     if not isinstance(seed, int):
         raise UsageError(f"seed: expected a whole number, got `{seed}`")
@@ -150,8 +154,8 @@ def _override(tables: dict[str, Any], text: str) -> None:
     table, dot, name = key.strip().rpartition(".")
     if not dot:
         tables[name] = value
-    else:
-        tables.setdefault(table, {})[name] = value
+    elif isinstance(tables.setdefault(table, {}), dict):
+        tables[table][name] = value
 
 
 def _build(kind: Any, values: Mapping[str, Any], table: str) -> Any:
@@ -164,6 +168,17 @@ def _build(kind: Any, values: Mapping[str, Any], table: str) -> Any:
         default = getattr(defaults, key)
         arguments[key] = _checked(value, default, f"{table}.{key}")
     return kind(**arguments)
+
+
+def _check_stage(run: StageRecipe, table: str) -> None:
+    for name in ("batch_size", "accumulation", "save_every", "max_tokens"):
+        if getattr(run, name) < 1:
+            raise UsageError(f"{table}.{name}: expected 1 or more, got {getattr(run, name)}")
+    for name in ("steps", "epochs", "lr", "lr_muon", "warmup", "max_exchanges", "keep"):
+        if getattr(run, name) < 0:
+            raise UsageError(f"{table}.{name}: expected 0 or more, got {getattr(run, name)}")
+    if run.dtype not in ("bf16", "fp32"):
+        raise UsageError(f"{table}.dtype: expected `bf16` or `fp32`, got `{run.dtype}`")
 
 
 def _checked(value: Any, default: Any, path: str) -> Any:

@@ -37,19 +37,22 @@ class Built:
     from_scratch: tuple[str, ...]  #: parts with random weights
 
 
-def build_model(recipe: ModelRecipe, *, texts: Iterable[str] = ()) -> Built:
+def build_model(
+    recipe: ModelRecipe, *, texts: Iterable[str] = (), tokenizer_folder: Path | None = None
+) -> Built:
     """Build what the recipe describes.
 
     Args:
         recipe: the model table.
         texts: training text, read only where a tokenizer is to be learned (`language = "scratch"`).
+        tokenizer_folder: a tokenizer learned before, to be used in its place.
 
     Raises:
         UsageError: a part that cannot be found, or that does not fit.
     """
     _check_sizes(recipe)
     torch.manual_seed(recipe.seed)
-    language, tokenizer = _language(recipe, texts)
+    language, tokenizer = _language(recipe, texts, tokenizer_folder)
     vision, tower, mean, std = _vision(recipe)
     if recipe.chat_template:
         tokenizer.chat_template = Path(recipe.chat_template).read_text(encoding="utf-8")
@@ -180,11 +183,15 @@ def _hub_tower(
     return vision, holder, mean, std
 
 
-def _language(recipe: ModelRecipe, texts: Iterable[str]) -> tuple[Any | None, Any]:
+def _language(
+    recipe: ModelRecipe, texts: Iterable[str], tokenizer_folder: Path | None
+) -> tuple[Any | None, Any]:
     """Pretrained language model (None: from scratch) and tokenizer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if recipe.language == "scratch":
+        if tokenizer_folder is not None:
+            return None, AutoTokenizer.from_pretrained(tokenizer_folder)
         return None, _learn_tokenizer(texts, recipe.vocabulary)
     if recipe.language == "smollm2-135m":
         folder = _smollm2_folder()

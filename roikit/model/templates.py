@@ -34,6 +34,7 @@ def ensure_marked_template(tokenizer: Any) -> None:
         return
     if isinstance(template, str) and "<|im_start|>" in template and "<|im_end|>" in template:
         tokenizer.chat_template = CHATML
+        tokenizer.eos_token = "<|im_end|>"  # base models often keep another one
         return
     found = "no chat template" if not template else "a chat template without generation marks"
     raise UsageError(

@@ -1,6 +1,6 @@
 """Checkpoints that are complete at every moment.
 
-    checkpoints/step-000200/   torch distributed checkpoint (model, optimisers), written last:
+    checkpoints/step-00000200/   torch distributed checkpoint (model, optimisers), written last:
     state.json checkpoints/latest         symbolic link to the newest complete one
 
 A checkpoint is written under a temporary name, flushed, renamed, and only then becomes `latest`.
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
     get_optimizer_state_dict,
@@ -47,7 +48,7 @@ def save_checkpoint(
         step: optimiser steps taken so far.
         model: all of it is saved, frozen parts too.
         optimizers: theirs as well.
-        state: anything JSON can hold (stream position, step, recipe).
+        state: anything JSON can hold (the stream position).
         keep: how many to keep beside the latest.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -67,8 +68,10 @@ def save_checkpoint(
     (temporary / "state.json").write_text(text, encoding="utf-8")
     for path in temporary.iterdir():
         _sync(path)
-    shutil.rmtree(target, ignore_errors=True)
-    temporary.rename(target)
+    if target.exists():  # saved before a stop at this very step: the same bytes
+        shutil.rmtree(temporary)
+    else:
+        temporary.rename(target)
     _sync(folder)
     link = folder / ".latest"
     link.unlink(missing_ok=True)
@@ -135,7 +138,7 @@ def load_checkpoint(checkpoint: Path, *, model: nn.Module, optimizers: list[Opti
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             state_dict_loader.load(tensors, checkpoint_id=checkpoint, no_dist=True)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, CheckpointException) as error:
         raise RoikitError(
             f"{checkpoint}: cannot be read: {error}", hint="start over with --overwrite"
         ) from error

@@ -110,6 +110,7 @@ def train_steps(
                 epoch=feeding.epoch,
                 seconds=time.perf_counter() - started,
                 data_wait=waited,
+                skipped=feeding.skipped,
             )
         )
 

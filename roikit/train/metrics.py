@@ -21,6 +21,7 @@ class StepReport:
     epoch: int
     seconds: float  #: of this step
     data_wait: float  #: of those, spent waiting for the batch
+    skipped: int  #: conversations passed over since the start: too long, or without an answer
 
 
 class MetricsWriter:

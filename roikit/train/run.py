@@ -14,22 +14,23 @@ import math
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from roikit.config import Recipe
+from roikit.config import Recipe, load_recipe
 from roikit.errors import RoikitError, UsageError
 from roikit.model.build import build_model
 from roikit.model.generate import load_model
 from roikit.model.modeling import RoikitForConditionalGeneration
 from roikit.model.processing import RoikitProcessor
+from roikit.runs import weights_sha256
 from roikit.train.checkpoint import find_latest, load_checkpoint, read_state, save_checkpoint
 from roikit.train.feed import ExampleStream, feed
 from roikit.train.loop import Interrupted, Progress, choose_parts, stop_between_steps, train_steps
-from roikit.train.metrics import MetricsWriter, StepReport, plot_loss
+from roikit.train.metrics import MetricsWriter, StepReport, plot_loss, read_metrics
 from roikit.train.optim import build_optimizers
 
 log = logging.getLogger(__name__)
@@ -77,28 +78,29 @@ def train_stage(
         UsageError: `out` holds a run of another recipe, start or data.
         Interrupted: SIGINT or SIGTERM; a checkpoint of the last step is saved.
     """
-    if overwrite and out.exists():
-        _remove_run(out)
     steps = recipe.run.steps or math.ceil(
         recipe.run.epochs * stream.epoch_length / (recipe.run.batch_size * recipe.run.accumulation)
     )
     if steps < 1:
         raise UsageError(f"{recipe.stage}.steps: expected 1 or more, got {steps}")
-    _claim(out, recipe, start, data or {})
+    identity = _identity(recipe, start, data or {})
+    has_run = _check_folder(out, identity, start, overwrite=overwrite)
     model_folder = out / "model"
-    if (model_folder / "config.json").is_file():
+    if has_run and (model_folder / "config.json").is_file():
         return TrainResult(
             out=out, model=model_folder, steps=steps, resumed_from=steps, last_loss=None
         )
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    model, processor = _start(recipe, start, texts)
+    model, processor = _start(recipe, start, texts, out / "processor" if has_run else None)
     model.to(device)
     torch.manual_seed(recipe.seed)
     choose_parts(model, recipe.run.train)
     if recipe.run.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     optimizers = build_optimizers(model, recipe.run)
+    if not has_run:  # everything that can be refused has been: now the folder is taken
+        _claim(out, identity, recipe, processor)
     progress = Progress(step=0, stream_state=None)
     checkpoints = out / "checkpoints"
     latest = find_latest(checkpoints) if checkpoints.is_dir() else None
@@ -133,7 +135,7 @@ def train_stage(
             losses.append(report.loss)
             if on_step is not None:
                 on_step(report)
-            if report.step % recipe.run.save_every == 0 and report.step < steps:
+            if report.step % recipe.run.save_every == 0 or report.step == steps:
                 save()
             check()
 
@@ -162,6 +164,8 @@ def train_stage(
             save()
             raise
     _export(model, processor, recipe, out)
+    if not losses:  # stopped between the last step and the export
+        losses = [line["loss"] for line in read_metrics(out / "metrics.jsonl")]
     return TrainResult(
         out=out,
         model=model_folder,
@@ -171,46 +175,68 @@ def train_stage(
     )
 
 
-def _remove_run(out: Path) -> None:
-    if any(out.iterdir()) and not (out / "run.json").is_file():
-        raise UsageError(
-            f"{out}: is not a training run, so --overwrite leaves it alone",
-            hint="name another folder with --out",
-        )
-    shutil.rmtree(out)
-
-
-def _claim(out: Path, recipe: Recipe, start: Path | None, data: Mapping[str, Any]) -> None:
-    """Write down what this run is, or check that the folder holds this very run."""
+def _identity(recipe: Recipe, start: Path | None, data: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes this run this run, as JSON gives it back."""
     identity = {
         "recipe": recipe.name,
         "stage": recipe.stage,
         "resolved": recipe.to_toml(),
-        "start": str(start) if start is not None else None,
+        "start": str(start.resolve()) if start is not None else None,
+        "start_sha256": weights_sha256(start) if start is not None else None,
         "data": dict(data),
     }
+    restored: dict[str, Any] = json.loads(json.dumps(identity))
+    return restored
+
+
+def _check_folder(
+    out: Path, identity: Mapping[str, Any], start: Path | None, *, overwrite: bool
+) -> bool:
+    """Whether `out` holds this very run, to go on with; anything in the way is refused."""
     file = out / "run.json"
-    if file.is_file():
-        found = json.loads(file.read_text(encoding="utf-8"))
-        expected = json.loads(json.dumps(identity))
-        for key, value in expected.items():
-            if found.get(key) == value:
-                continue
+    if overwrite:
+        if out.exists() and any(out.iterdir()) and not file.is_file():
+            raise UsageError(
+                f"{out}: is not a training run, so --overwrite leaves it alone",
+                hint="name another folder with --out",
+            )
+        if start is not None and start.resolve().is_relative_to(out.resolve()):
+            raise UsageError(
+                f"{out}: the run starts from this folder, so --overwrite leaves it alone",
+                hint="name another folder with --out",
+            )
+        return False
+    if not file.is_file():
+        if out.exists() and any(out.iterdir()):
+            raise UsageError(
+                f"{out}: expected an empty folder or a run of ours", hint="name another --out"
+            )
+        return False
+    found = json.loads(file.read_text(encoding="utf-8"))
+    for key, value in identity.items():
+        if found.get(key) != value:
             raise UsageError(
                 f"{out}: holds a run with another {_difference(key, found.get(key), value)}",
                 hint="finish it with its own settings, name another --out, or start over with "
                 "--overwrite",
             )
-        return
-    if out.exists() and any(out.iterdir()):
-        raise UsageError(
-            f"{out}: expected an empty folder or a run of ours", hint="name another --out"
-        )
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
-    temporary = out / ".run.json"
-    temporary.write_text(json.dumps(identity, indent=1), encoding="utf-8")
-    temporary.replace(file)
+    return True
+
+
+def _claim(
+    out: Path, identity: Mapping[str, Any], recipe: Recipe, processor: RoikitProcessor
+) -> None:
+    """Make the run's folder, whole or not at all; an earlier run in it goes."""
+    fresh = out.with_name(f".{out.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    (fresh / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
+    # a tokenizer that was learned must be the same after a stop, whatever was converted since
+    processor.save_pretrained(fresh / "processor")
+    (fresh / "run.json").write_text(json.dumps(identity, indent=1), encoding="utf-8")
+    if out.exists():
+        shutil.rmtree(out)
+    fresh.rename(out)
 
 
 def _difference(key: str, found: Any, expected: Any) -> str:
@@ -221,12 +247,18 @@ def _difference(key: str, found: Any, expected: Any) -> str:
 
 
 def _start(
-    recipe: Recipe, start: Path | None, texts: Callable[[], Iterable[str]] | None
+    recipe: Recipe,
+    start: Path | None,
+    texts: Callable[[], Iterable[str]] | None,
+    processor: Path | None,
 ) -> tuple[RoikitForConditionalGeneration, RoikitProcessor]:
+    """The model before the first step; `processor` is the saved one of a run that goes on."""
     if start is not None:
+        _check_same_model(recipe, start)
         loaded = load_model(start, device="cpu", dtype="fp32")
         return loaded.model, loaded.processor
-    built = build_model(recipe.model, texts=texts() if texts is not None else ())
+    words = texts() if texts is not None and processor is None else ()
+    built = build_model(recipe.model, texts=words, tokenizer_folder=processor)
     idle = [p for p in built.from_scratch if p not in recipe.run.train and p != "region_encoder"]
     if idle:
         raise RoikitError(
@@ -236,6 +268,21 @@ def _start(
         )
     log.info("%s: from scratch: %s", recipe.stage, ", ".join(built.from_scratch))
     return built.model, built.processor
+
+
+def _check_same_model(recipe: Recipe, start: Path) -> None:
+    """Refuse a `[model]` table that differs from the one the start was built from."""
+    file = start / "recipe.toml"
+    if not file.is_file():
+        return  # a bare model folder: it says itself what it is
+    built = load_recipe(str(file), stage=None).model
+    for key, value in asdict(recipe.model).items():
+        if key != "seed" and value != getattr(built, key):
+            raise UsageError(
+                f"model.{key}: {start} was built with `{getattr(built, key)}`, "
+                f"this recipe says `{value}`",
+                hint="use the recipe it was built with, or start from another run with --from",
+            )
 
 
 def _export(

@@ -71,7 +71,7 @@ def test_a_run_leaves_what_it_promises(aligned: Path) -> None:
     assert losses(aligned)[-1][1] < losses(aligned)[0][1]
     for name in ("recipe.toml", "run.json", "loss.png", "model/config.json"):
         assert (aligned / name).is_file(), name
-    assert (aligned / "checkpoints" / "latest").resolve().name == "step-00000006"
+    assert (aligned / "checkpoints" / "latest").resolve().name == "step-00000008"
     load_model(aligned, device="cpu")
 
 
@@ -267,3 +267,41 @@ def test_muon_steps_are_nearly_orthogonal() -> None:
     moved = torch.linalg.svdvals((weight.detach() - before).flatten(1))
     assert moved.max() < 0.13
     assert moved.min() > 0.06
+
+
+def test_a_start_that_fails_takes_no_folder_and_destroys_none(
+    aligned: Path, tmp_path: Path
+) -> None:
+    stage1 = make_recipe(stage="stage1", train=("region_encoder",), steps=1)
+    out = tmp_path / "stage1"
+    with pytest.raises(RoikitError):
+        run(out, stage1)  # nothing to start from
+    assert not out.exists()
+    run(out, stage1, start=aligned)
+    for start in (tmp_path / "typo", out):
+        with pytest.raises(UsageError):
+            run(out, stage1, start=start, overwrite=True)
+        assert (out / "model" / "config.json").is_file()
+
+
+def test_a_stage_refuses_a_start_of_another_model(aligned: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(stage="stage1", train=("region_encoder",))
+    other = replace(recipe, model=replace(TINY, region_grid=3))
+    with pytest.raises(UsageError, match=r"model\.region_grid: .* was built with `2`"):
+        run(tmp_path / "x", other, start=aligned)
+
+
+def test_a_learned_tokenizer_survives_what_is_converted_meanwhile(
+    aligned: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(RuntimeError):
+        run(out, stream=Stopping(after=8))
+    train_stage(
+        make_recipe(),
+        stream=ToyStream(),
+        out=out,
+        texts=lambda: ["entirely other words"] * 50,
+        device="cpu",
+    )
+    assert losses(out) == losses(aligned)
