@@ -495,7 +495,7 @@ def mix_explain(
         str | None,
         typer.Argument(help="DATASET[@SPLIT][:TASK][=WEIGHT],…", show_default="the recipe's"),
     ] = None,
-    recipe: Annotated[str, typer.Option(help="Name or TOML file.")] = "tiny",
+    recipe: Annotated[str, typer.Option(help="Name or TOML file.")] = "small",
     stage: Annotated[Stage, typer.Option(help="Whose mixture of the recipe.")] = Stage.STAGE2,
     as_json: Json = False,
 ) -> None:

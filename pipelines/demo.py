@@ -1,7 +1,7 @@
 """What demos share: convert, train three stages, evaluate with controls, the closing table.
 
-Each step leaves its result below OUT and is passed over when it is there already, so a demo that
-was stopped goes on where it stood.
+Conversion and training leave their results below OUT and are passed over when those are there
+already, so a demo that was stopped goes on where it stood; evaluation is done again.
 
     OUT/source/    annotations in the official layouts
     OUT/shards/    converted

@@ -4,6 +4,7 @@ World, weights and order follow from one seed. The recipe `tiny` was tuned on th
 so the demo's default is another one.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ from pipelines.demo import (
 from pipelines.miniature import SCENES_FILE, make_miniature, region_things, scenes_by_file
 from pipelines.miniature_language import is_caption_right, read_relation, relation_is_true
 from pipelines.miniature_scene import Scene
+from roikit.errors import UsageError
 from shards.read import iter_samples
 
 if TYPE_CHECKING:
@@ -59,8 +61,12 @@ def run_demo(
         workers: processes of drawing and conversion; None takes one a core.
         device: `auto` or a torch device.
         watcher: hears how it goes.
+
+    Raises:
+        UsageError: `out` holds a demo of another world.
     """
     watcher = watcher or Watcher()
+    _check_same_world(out / "demo.json", {"images": images, "seed": seed})
     world, shards = out / "source", out / "shards"
     if not (world / SCENES_FILE).is_file():
         watcher.phase("draw", f"a miniature world of {images:,} pictures")
@@ -82,6 +88,21 @@ def run_demo(
     )
     watcher.phase("chat", "about a picture that training never saw")
     return closing_report(out, model, results, _chat(shards, world, model, device), CAVEAT)
+
+
+def _check_same_world(file: Path, wanted: dict[str, int]) -> None:
+    """Write down which world this is, or refuse a folder that holds another one."""
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(wanted), encoding="utf-8")
+        return
+    found = json.loads(file.read_text(encoding="utf-8"))
+    if found != wanted:
+        raise UsageError(
+            f"{file.parent}: holds a demo of {found['images']:,} pictures and seed {found['seed']}, "
+            f"asked for were {wanted['images']:,} and {wanted['seed']}",
+            hint="name another folder with --out",
+        )
 
 
 class SceneChecks:

@@ -38,7 +38,8 @@ def default_start(runs: Path, stage: str) -> Path | None:
 
     Returns:
         The stage before; None for `align`, and for stage 1 where nothing was aligned: then the
-        model is built anew, which works where its parts are pretrained.
+        model is built anew, which a recipe allows whose stage 1 trains every part that is not
+        pretrained.
 
     Raises:
         UsageError: the stage before is unfinished, or stage 2 has no stage 1 to start from.
