@@ -99,8 +99,8 @@ def _check_same_world(file: Path, wanted: dict[str, int]) -> None:
     found = json.loads(file.read_text(encoding="utf-8"))
     if found != wanted:
         raise UsageError(
-            f"{file.parent}: holds a demo of {found['images']:,} pictures and seed {found['seed']}, "
-            f"asked for were {wanted['images']:,} and {wanted['seed']}",
+            f"{file.parent}: holds a demo of {found['images']:,} pictures and seed "
+            f"{found['seed']}, asked for were {wanted['images']:,} and {wanted['seed']}",
             hint="name another folder with --out",
         )
 
