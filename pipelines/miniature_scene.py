@@ -28,7 +28,7 @@ SEEN_PAIRS = tuple((c, s) for c in COLOURS for s in SHAPES if (c, s) not in HELD
 #: Longest side of an object's box, in pixels. The gap between the two keeps the words meaningful.
 EXTENT_PX = {"small": (22.0, 30.0), "large": (37.0, 46.0)}
 #: The same in a close-up of one object; by the ranges above it is always large.
-CLOSE_UP_EXTENT_PX = (36, 72)
+CLOSE_UP_EXTENT_PX = (37.0, 72.0)
 
 #: How much of an evaluation scene's objects are of a held-out pair.
 _HELD_OUT_SHARE = 0.25

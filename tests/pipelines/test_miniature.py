@@ -220,7 +220,7 @@ def test_size_words_match_pixels_and_objects_hardly_overlap(world: Path) -> None
     for scene in read_scenes(world):
         for thing in scene.things:
             low, high = EXTENT_PX[thing.size]
-            assert low - 0.02 <= thing.extent_px <= (116 if scene.is_close_up else high + 0.02)
+            assert low - 0.02 <= thing.extent_px <= (72.02 if scene.is_close_up else high + 0.02)
             for other in scene.things:
                 if other is not thing:
                     a, b = thing.box_xyxy, other.box_xyxy
