@@ -65,7 +65,7 @@ class StageRecipe:
     grad_clip: float = 1.0  #: largest norm of the gradient; 0: no limit
     max_tokens: int = 2048  #: tokens a conversation, picture and regions included
     max_exchanges: int = 0  #: exchanges drawn from an independent list; 0: all
-    dtype: str = "bf16"  #: `bf16` (autocast) or `fp32`
+    dtype: str = "auto"  #: `bf16` (autocast), `fp32`, or `auto`: bf16 where the device has it
     gradient_checkpointing: bool = False
     save_every: int = 200  #: steps between checkpoints
     keep: int = 2  #: checkpoints kept beside the latest
@@ -177,8 +177,8 @@ def _check_stage(run: StageRecipe, table: str) -> None:
     for name in ("steps", "epochs", "lr", "lr_muon", "warmup", "max_exchanges", "keep"):
         if getattr(run, name) < 0:
             raise UsageError(f"{table}.{name}: expected 0 or more, got {getattr(run, name)}")
-    if run.dtype not in ("bf16", "fp32"):
-        raise UsageError(f"{table}.dtype: expected `bf16` or `fp32`, got `{run.dtype}`")
+    if run.dtype not in ("auto", "bf16", "fp32"):
+        raise UsageError(f"{table}.dtype: expected `auto`, `bf16` or `fp32`, got `{run.dtype}`")
 
 
 def _checked(value: Any, default: Any, path: str) -> Any:

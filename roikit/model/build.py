@@ -78,7 +78,9 @@ def build_model(
     else:
         model.language_model.load_state_dict(language.state_dict())
         if len(tokenizer) > language.get_input_embeddings().num_embeddings:
-            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+            # on the language model itself, whose own weights are tied as it wants them
+            model.language_model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+            model.config.text_config.vocab_size = len(tokenizer)
     if tower is None:
         scratch.append("vision_tower")
     else:

@@ -69,7 +69,7 @@ def train_steps(
     trainable = [p for p in model.parameters() if p.requires_grad]
     autocast = (
         torch.autocast(device.type, dtype=torch.bfloat16)
-        if run.dtype == "bf16"
+        if run.dtype == "bf16" or (run.dtype == "auto" and _has_fast_bf16(device))
         else contextlib.nullcontext()
     )
     while progress.step < steps:
@@ -113,6 +113,14 @@ def train_steps(
                 skipped=feeding.skipped,
             )
         )
+
+
+def _has_fast_bf16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 itself; a CPU without that emulates it, slowly."""
+    if device.type != "cpu":
+        return True
+    has = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(has is not None and has())
 
 
 def _loss(
