@@ -551,7 +551,7 @@ def train(
     ] = None,
     device: Device = "auto",
     dtype: Annotated[
-        str | None, typer.Option(help="bf16 or fp32.", show_default="the recipe's")
+        str | None, typer.Option(help="auto, bf16 or fp32.", show_default="the recipe's")
     ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
