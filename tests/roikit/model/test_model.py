@@ -286,3 +286,30 @@ def test_an_unmarked_template_of_an_unknown_family_is_refused() -> None:
 def test_image_token_opens_the_first_turn() -> None:
     rendered = render((Turn("user", "x"),), num_regions=0, special_tokens=())
     assert rendered.messages[0]["content"].startswith(IMAGE_TOKEN)
+
+
+def test_growing_the_vocabulary_leaves_the_language_model_as_it_was(tmp_path: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from roikit.model.build import _learn_tokenizer
+
+    tokenizer = _learn_tokenizer(TEXTS, 400)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    )
+    language = LlamaForCausalLM(config).eval()
+    language.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    grown = build_model(replace(TINY, language=str(tmp_path))).model.language_model.eval()
+    ids = torch.tensor([tokenizer("red green blue square").input_ids])
+    with torch.no_grad():
+        before = language(ids).logits
+        after = grown(ids).logits[:, :, : len(tokenizer)]
+    assert torch.allclose(before, after, atol=1e-5)
+    assert grown.lm_head.weight is grown.model.embed_tokens.weight
