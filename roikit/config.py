@@ -39,6 +39,7 @@ class ModelRecipe:
     region_encoder: str = "replay"  #: name in roikit/model/regions.py
     region_grid: int = 3  #: k; a region takes k*k tokens
     box_embedding: bool = True  #: embed the box beside its features
+    image_embedding: bool = False  #: a learned vector tells image tokens from region tokens
     image_size: int = 224  #: side of the square input, pixels
     image_mode: str = "pad"  #: `pad` keeps the aspect ratio, `squash` stretches
     image_grid: int = 14  #: the picture takes image_grid * image_grid tokens
@@ -150,12 +151,20 @@ def _override(tables: dict[str, Any], text: str) -> None:
     try:
         value = tomllib.loads(f"v = {raw.strip()}")["v"]
     except tomllib.TOMLDecodeError:
-        value = raw.strip()  # a bare word is text
+        value = _number_or_text(raw.strip())
     table, dot, name = key.strip().rpartition(".")
     if not dot:
         tables[name] = value
     elif isinstance(tables.setdefault(table, {}), dict):
         tables[table][name] = value
+
+
+def _number_or_text(raw: str) -> float | str:
+    """Read what TOML does not take as a value: `.01`, which people type, or a bare word."""
+    try:
+        return float(raw)
+    except ValueError:
+        return raw
 
 
 def _build(kind: Any, values: Mapping[str, Any], table: str) -> Any:

@@ -65,6 +65,7 @@ def build_model(
         region_encoder=recipe.region_encoder,
         region_grid=recipe.region_grid,
         box_embedding=recipe.box_embedding,
+        image_embedding=recipe.image_embedding,
         image_size=recipe.image_size,
         image_grid=recipe.image_grid,
         image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),

@@ -14,6 +14,7 @@ class RoikitConfig(PretrainedConfig):
         region_encoder: name in `regions.ENCODERS`.
         region_grid: k; a region has k*k cells and as many tokens.
         box_embedding: whether the box itself is embedded beside its features.
+        image_embedding: whether a learned vector tells image tokens from region tokens.
         image_size: side of the square input, pixels.
         image_grid: the picture becomes image_grid * image_grid tokens.
         image_token_id: id of the placeholder of one image token.
@@ -30,6 +31,7 @@ class RoikitConfig(PretrainedConfig):
         region_encoder: str = "replay",
         region_grid: int = 3,
         box_embedding: bool = True,
+        image_embedding: bool = False,
         image_size: int = 224,
         image_grid: int = 14,
         image_token_id: int = 0,
@@ -45,6 +47,7 @@ class RoikitConfig(PretrainedConfig):
         self.region_encoder = region_encoder
         self.region_grid = region_grid
         self.box_embedding = box_embedding
+        self.image_embedding = image_embedding
         self.image_size = image_size
         self.image_grid = image_grid
         self.image_token_id = image_token_id

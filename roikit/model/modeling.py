@@ -15,6 +15,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from roikit.errors import RoikitError
 from roikit.model.configuration import RoikitConfig
+from roikit.model.projector import Projector
 from roikit.model.regions import ReplayEncoder, build_encoder
 from roikit.model.vision import build_tower
 
@@ -39,9 +40,7 @@ class RoikitForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.vision_tower = tower
         channels = sum(tower.channels)
         width = config.text_config.hidden_size
-        self.projector = nn.Sequential(
-            nn.LayerNorm(channels), nn.Linear(channels, width), nn.GELU(), nn.Linear(width, width)
-        )
+        self.projector = Projector(channels, width, image_embedding=config.image_embedding)
         self.region_encoder = build_encoder(
             config.region_encoder,
             in_channels=channels,
@@ -80,8 +79,8 @@ class RoikitForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """Image tokens (B, grid * grid, D), row by row: every level averaged onto one grid."""
         grid = self.config.image_grid
         maps = [level if level.shape[-1] == grid else _resize(level, grid) for level in levels]
-        features: Tensor = self.projector(torch.cat(maps, dim=1).flatten(2).transpose(1, 2))
-        return features
+        cells_BGC = torch.cat(maps, dim=1).flatten(2).transpose(1, 2)
+        return self.projector.image_tokens(cells_BGC)
 
     def embed(
         self,

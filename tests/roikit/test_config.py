@@ -23,12 +23,13 @@ def test_overrides_take_toml_values_and_bare_words() -> None:
         stage="stage1",
         overrides=[
             "stage1.lr=1e-4",
+            "stage1.lr_muon=.01",
             "model.vision=some/hub-name",
             "seed=3",
             'stage1.train=["projector"]',
         ],
     )
-    assert recipe.run.lr == 1e-4
+    assert (recipe.run.lr, recipe.run.lr_muon) == (1e-4, 0.01)
     assert recipe.model.vision == "some/hub-name"
     assert recipe.seed == 3
     assert recipe.run.train == ("projector",)
