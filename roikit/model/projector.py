@@ -1,4 +1,4 @@
-"""From the tower's channels to the language model's width, for image cells and region cells alike."""
+"""From the tower's channels to the language model's width, for image and region cells alike."""
 
 import torch
 from torch import Tensor, nn

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from transformers import PreTrainedModel
 
 from roikit.config import StageRecipe
 from roikit.errors import UsageError
@@ -14,23 +15,26 @@ from roikit.train.muon import Muon
 def build_optimizers(model: nn.Module, run: StageRecipe) -> list[Optimizer]:
     """Optimisers over the parameters that train.
 
-    Norms, biases, embeddings and single vectors get no weight decay. With `muon`, matrices inside
-    the network go to Muon and everything else to AdamW (Jordan 2024: embeddings and heads stay with
-    AdamW).
+    Norms, biases, embeddings, the output head and single vectors get no weight decay. With `muon`,
+    matrices inside the network go to Muon and everything else to AdamW (Jordan 2024: embeddings and
+    heads stay with AdamW).
 
     Raises:
         UsageError: an unknown optimiser, or nothing that trains.
     """
     if run.optimizer not in ("adamw", "muon"):
         raise UsageError(f"optimizer: expected `adamw` or `muon`, got `{run.optimizer}`")
-    embedding_names = {
-        f"{name}.weight" for name, m in model.named_modules() if isinstance(m, nn.Embedding)
+    embedding_ids = {
+        id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)
     }
+    head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
+    if head is not None:
+        embedding_ids.add(id(head.weight))
     matrices, decayed, plain = [], [], []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        if name in embedding_names or parameter.ndim < 2 or name.endswith("_embedding"):
+        if id(parameter) in embedding_ids or parameter.ndim < 2 or name.endswith("_embedding"):
             plain.append(parameter)
         elif run.optimizer == "muon":
             matrices.append(parameter)
