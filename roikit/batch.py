@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from msgspec import structs
 from torch import Tensor
 
 from roikit.errors import RoikitError
 from roikit.images import decode_rgb
-from roikit.prompt import as_dialogue, render
+from roikit.mentions import mention, mentioned
+from roikit.prompt import as_dialogue, render, replace_text
 from roikit.sample import Conversation, Example, Turn
 
 if TYPE_CHECKING:
@@ -70,19 +72,49 @@ def draw_exchanges(
     """
     if not conversation.independent or len(conversation.turns) <= 2:
         return conversation
-    text = f"{seed}/{key}/{conversation.id}/{epoch}".encode()
-    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(text).digest()[:8], "little"))
+    rng = _rng(seed, key, conversation.id, epoch)
     order = rng.permutation(len(conversation.turns) // 2)
     turns: list[Turn] = []
     for i in order[: limit or None]:
         turns += conversation.turns[2 * i : 2 * i + 2]
-    return Conversation(
-        id=conversation.id,
-        task=conversation.task,
-        independent=True,
-        source=conversation.source,
-        turns=tuple(turns),
-    )
+    return structs.replace(conversation, turns=tuple(turns))
+
+
+def ask_together(
+    conversation: Conversation, *, share: float, seed: int, key: str, epoch: int
+) -> Conversation:
+    """Ask a share of the independent lists of exchanges in one turn, answered region by region.
+
+    In the other lists a region's features stand right before what is said of it. Here all regions
+    come first and the answer names each one, so the model must find features by their name, as
+    dialogues about several regions need it to.
+
+    Args:
+        conversation: of a sample; it comes back as it is unless it is independent and has two or
+            more questions of one region each, all of different regions.
+        share: of such conversations, 0 to 1.
+        seed: the run's.
+        key: the sample's.
+        epoch: another one gives another draw.
+    """
+    questions, answers = conversation.turns[::2], conversation.turns[1::2]
+    regions = [mentioned(turn.text) for turn in questions]
+    numbers = [found[0] for found in regions if len(found) == 1]
+    fits = conversation.independent and 1 < len(questions) == len(set(numbers))
+    drawn = float(_rng(seed, key, conversation.id, epoch, "together").random())
+    if not fits or drawn >= share:
+        return conversation
+    names = [mention(n) for n in numbers]
+    listed = f"{', '.join(names[:-1])} and {names[-1]}"
+    question = questions[0].text.replace(names[0], listed)
+    answer = "\n".join(f"{name}: {turn.text}" for name, turn in zip(names, answers, strict=True))
+    turns = (replace_text(questions[0], question), replace_text(answers[0], answer))
+    return structs.replace(conversation, turns=turns)
+
+
+def _rng(*parts: object) -> np.random.Generator:
+    text = "/".join(map(str, parts)).encode()
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(text).digest()[:8], "little"))
 
 
 def encode_example(
@@ -91,6 +123,7 @@ def encode_example(
     *,
     max_tokens: int,
     max_exchanges: int = 0,
+    asked_together: float = 0.0,
     seed: int = 0,
 ) -> Row | None:
     """Turn an example into a row; a dialogue that is too long loses whole trailing exchanges.
@@ -108,6 +141,9 @@ def encode_example(
     key = example.sample.key
     conversation = draw_exchanges(
         conversation, limit=max_exchanges, seed=seed, key=key, epoch=example.epoch
+    )
+    conversation = ask_together(
+        conversation, share=asked_together, seed=seed, key=key, epoch=example.epoch
     )
     regions = example.sample.regions
     encoded = _fit(conversation.turns, processor, len(regions), max_tokens)

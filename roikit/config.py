@@ -66,6 +66,7 @@ class StageRecipe:
     grad_clip: float = 1.0  #: largest norm of the gradient; 0: no limit
     max_tokens: int = 2048  #: tokens a conversation, picture and regions included
     max_exchanges: int = 0  #: exchanges drawn from an independent list; 0: all
+    asked_together: float = 0.0  #: share of those lists asked in one turn, answered region by region
     dtype: str = "auto"  #: `bf16` (autocast), `fp32`, or `auto`: bf16 where the device has it
     gradient_checkpointing: bool = False
     save_every: int = 200  #: steps between checkpoints
@@ -186,6 +187,8 @@ def _check_stage(run: StageRecipe, table: str) -> None:
     for name in ("steps", "epochs", "lr", "lr_muon", "warmup", "max_exchanges", "keep"):
         if getattr(run, name) < 0:
             raise UsageError(f"{table}.{name}: expected 0 or more, got {getattr(run, name)}")
+    if not 0 <= run.asked_together <= 1:
+        raise UsageError(f"{table}.asked_together: expected 0 to 1, got {run.asked_together}")
     if run.dtype not in ("auto", "bf16", "fp32"):
         raise UsageError(f"{table}.dtype: expected `auto`, `bf16` or `fp32`, got `{run.dtype}`")
 

@@ -136,6 +136,7 @@ def _next_feeding(
                 processor,
                 max_tokens=run.max_tokens,
                 max_exchanges=run.max_exchanges,
+                asked_together=run.asked_together,
                 seed=seed,
             )
             epoch = example.epoch
