@@ -162,6 +162,24 @@ def convert(
         list[Path] | None,
         typer.Option(help="Further folder that pictures lie in; may be given several times."),
     ] = None,
+    split_by: Annotated[
+        str | None,
+        typer.Option(help="Whose splits, where several lie side by side: unc, umd or google."),
+    ] = None,
+    split_file: Annotated[
+        Path | None, typer.Option(help="File that lists the pictures of each split.")
+    ] = None,
+    detections: Annotated[Path | None, typer.Option(help="File of detected boxes.")] = None,
+    categories: Annotated[
+        Path | None,
+        typer.Option(help="Annotation file that names the detected classes, e.g. LVIS's."),
+    ] = None,
+    faithful: Annotated[
+        bool,
+        typer.Option(
+            "--faithful", help="Bring back GPT4RoI's defects that change the training text."
+        ),
+    ] = False,
     limit: Annotated[
         int | None,
         typer.Option(min=1, help="Pictures a split, kept apart as e.g. train-first1000."),
@@ -189,6 +207,7 @@ def convert(
     Example: roikit convert vcr data/vcr --split val --limit 1000
     """
     from pipelines import run
+    from pipelines.draft import SourceOptions
     from roikit import render
 
     too_many: run.TooManyRejectsError | None = None
@@ -200,6 +219,13 @@ def convert(
                 out if out is not None else paths.shards_dir(),
                 splits=split or None,
                 image_roots=images or (),
+                options=SourceOptions(
+                    split_by=split_by,
+                    split_file=split_file,
+                    detections=detections,
+                    categories=categories,
+                    faithful=faithful,
+                ),
                 limit=limit,
                 seed=seed,
                 workers=workers or os.cpu_count() or 1,

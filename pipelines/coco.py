@@ -19,7 +19,15 @@ from pathlib import Path
 import msgspec
 
 from pipelines.annotations import Raw, clean_text, decode_record, read_table
-from pipelines.draft import Built, DatasetSpec, Draft, OpenSource, Picture, SplitRecords
+from pipelines.draft import (
+    Built,
+    DatasetSpec,
+    Draft,
+    OpenSource,
+    Picture,
+    SourceOptions,
+    SplitRecords,
+)
 from pipelines.images import ImageRoots, image_roots, match_frame, safe_name
 from pipelines.rejections import reject
 from pipelines.source import missing_files, relative_name, require_folder, unusable_picture
@@ -101,7 +109,7 @@ _categories = msgspec.json.Decoder(_Category)
 _owners = msgspec.json.Decoder(_Owner)
 
 
-def open_source(source: Path, extra_roots: Sequence[Path]) -> OpenSource:
+def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOptions) -> OpenSource:
     """Find COCO's annotation files below `source`.
 
     Where both cuts lie there, `train` and `val` are those of 2017, and 2014's are converted on

@@ -6,7 +6,7 @@ shared.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +56,29 @@ class OpenSource:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SourceOptions:
+    """What a user says about a source beside its folder. A dataset names those it takes."""
+
+    split_by: str | None = None  #: authority of the splits, where several lie side by side
+    split_file: Path | None = None  #: list of the images of each split
+    detections: Path | None = None  #: file of detected boxes
+    categories: Path | None = None  #: annotation file that gives detected classes their names
+    faithful: bool = False  #: bring back the reference's defects that change training text
+
+    def given(self) -> dict[str, Any]:
+        """Return the options that differ from their defaults."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if value not in (None, False)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Picture:
     """What `build` is given beside the draft."""
 
     header: ImageHeader
     roots: ImageRoots
     phraser: Phraser
+    is_faithful: bool = False  #: the user asked for the reference's defects
 
 
 @dataclass(kw_only=True, slots=True)
@@ -85,8 +102,9 @@ class DatasetSpec:
     version: int  #: raised when the same source would give other samples
     expects: tuple[str, ...]  #: official names of what the source folder holds
     families: tuple[str, ...]  #: wordings it draws from
-    open_source: Callable[[Path, Sequence[Path]], OpenSource]
+    open_source: Callable[[Path, Sequence[Path], SourceOptions], OpenSource]
     build: Callable[[Draft, Picture], Built]
+    options: tuple[str, ...] = ()  #: fields of `SourceOptions` that it takes
 
     @property
     def converter(self) -> str:

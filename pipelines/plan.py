@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from pipelines import phrasing
-from pipelines.draft import DatasetSpec, Draft, OpenSource, SplitRecords
+from pipelines.draft import DatasetSpec, Draft, OpenSource, SourceOptions, SplitRecords
 from roikit.sample import SCHEMA_VERSION, Rejection
 from shards.atomic import write_bytes
 from shards.commit import SourceFile
@@ -77,6 +77,7 @@ def make_plan(
     seed: int,
     limit: int | None,
     max_shard_bytes: int,
+    options: SourceOptions | None = None,
 ) -> tuple[Plan, Path]:
     """Order, cut and write a plan.
 
@@ -90,6 +91,7 @@ def make_plan(
         limit: take only the first images in the order. Records of no image are left out then: they
             speak of the whole file.
         max_shard_bytes: cut before a shard grows larger (a single image may).
+        options: what the source was opened with; noted, without the folders of files.
 
     Returns:
         The plan and its folder. A finished folder of the same plan is kept, with what its tasks
@@ -112,7 +114,7 @@ def make_plan(
         shards.append(PlannedShard(len(drafts), num_bytes, sha256))
         first += len(drafts)
     wordings = phrasing.version(spec.families)
-    settings = {
+    settings: dict[str, Any] = {
         "converter": spec.converter,
         "phrasing": wordings,
         "seed": seed,
@@ -120,6 +122,8 @@ def make_plan(
         "limit": limit,
         "max_shard_bytes": max_shard_bytes,
     }
+    given = (options or SourceOptions()).given()
+    settings |= {n: v.name if isinstance(v, Path) else v for n, v in given.items()}
     plan_hash = _plan_hash(spec.name, stored, settings, shards)
     plan = Plan(
         plan_hash=plan_hash,

@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 
 import roikit
-from pipelines.draft import DatasetSpec, OpenSource
+from pipelines.draft import DatasetSpec, OpenSource, SourceOptions
 from pipelines.engines import run_tasks, sigterm_as_exit
 from pipelines.plan import PLAN_DIR, Plan, make_plan, remove_plans, split_name
 from pipelines.registry import find_dataset
@@ -102,6 +102,7 @@ def convert(
     *,
     splits: Sequence[str] | None = None,
     image_roots: Sequence[Path] = (),
+    options: SourceOptions | None = None,
     limit: int | None = None,
     seed: int = 0,
     workers: int = 1,
@@ -120,6 +121,7 @@ def convert(
         out: root of the shards.
         splits: the dataset's own names; None takes all that are there.
         image_roots: further folders that pictures may come from.
+        options: what the dataset takes beside; see `SourceOptions`.
         limit: take the first images of the seeded order only, as a split `train-first1000`.
         seed: of the order and of the wordings.
         workers: processes that make shards.
@@ -140,10 +142,13 @@ def convert(
     """
     _check_options(limit, workers, max_rejects, max_shard_bytes)
     spec = find_dataset(name)
-    opened = spec.open_source(source, image_roots)
+    options = options or SourceOptions()
+    _check_source_options(spec, options)
+    opened = spec.open_source(source, image_roots, options)
     job = _Job(
         spec=spec,
         opened=opened,
+        options=options,
         out=out,
         limit=limit,
         seed=seed,
@@ -175,6 +180,7 @@ def convert(
 class _Job:
     spec: DatasetSpec
     opened: OpenSource
+    options: SourceOptions
     out: Path
     limit: int | None
     seed: int
@@ -183,6 +189,17 @@ class _Job:
     overwrite: bool
     progress: ProgressCall
     command: str | None
+
+
+def _check_source_options(spec: DatasetSpec, options: SourceOptions) -> None:
+    for name in options.given():
+        if name not in spec.options:
+            taken = ", ".join(f"`{_flag(n)}`" for n in spec.options) or "none of its kind"
+            raise UsageError(f"`{_flag(name)}`: {spec.title} has no use for it; it takes {taken}")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _check_options(
@@ -288,6 +305,7 @@ def _plan(job: _Job, split: str, work: Path) -> tuple[Plan, Path]:
         seed=job.seed,
         limit=job.limit,
         max_shard_bytes=job.max_shard_bytes,
+        options=job.options,
     )
 
 

@@ -151,7 +151,10 @@ def _make(plan: Plan, spec: DatasetSpec, roots: ImageRoots, draft: Draft, key: s
         return _Made(Built(rejections=[picture]))
     data, header = picture
     phraser = Phraser(seed=plan.seed, key=key)
-    built = spec.build(draft, Picture(header=header, roots=roots, phraser=phraser))
+    is_faithful = bool(plan.settings.get("faithful"))
+    built = spec.build(
+        draft, Picture(header=header, roots=roots, phraser=phraser, is_faithful=is_faithful)
+    )
     if not built.conversations:
         return _Made(built)
     sample = Sample(

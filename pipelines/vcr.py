@@ -26,7 +26,15 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from pipelines.annotations import decode_record, read_lines
-from pipelines.draft import Built, DatasetSpec, Draft, OpenSource, Picture, SplitRecords
+from pipelines.draft import (
+    Built,
+    DatasetSpec,
+    Draft,
+    OpenSource,
+    Picture,
+    SourceOptions,
+    SplitRecords,
+)
 from pipelines.images import Frame, ImageRoots, image_roots, match_frame, safe_name
 from pipelines.rejections import reject
 from pipelines.source import missing_files, require_folder, unusable_picture
@@ -80,7 +88,7 @@ _named = msgspec.json.Decoder(_Named)
 _metadata = msgspec.json.Decoder(_Metadata)
 
 
-def open_source(source: Path, extra_roots: Sequence[Path]) -> OpenSource:
+def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOptions) -> OpenSource:
     """Find VCR's files below `source`.
 
     Raises:

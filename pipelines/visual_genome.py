@@ -23,7 +23,15 @@ from typing import Any
 import msgspec
 
 from pipelines.annotations import Raw, clean_text, decode_record, map_file, read_list, read_table
-from pipelines.draft import Built, DatasetSpec, Draft, OpenSource, Picture, SplitRecords
+from pipelines.draft import (
+    Built,
+    DatasetSpec,
+    Draft,
+    OpenSource,
+    Picture,
+    SourceOptions,
+    SplitRecords,
+)
 from pipelines.images import ImageRoots, image_roots, match_frame, safe_name
 from pipelines.rejections import reject
 from pipelines.source import missing_files, relative_name, require_folder, unusable_picture
@@ -102,7 +110,7 @@ _owners = msgspec.json.Decoder(_Owner)
 _raw_lists = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-def open_source(source: Path, extra_roots: Sequence[Path]) -> OpenSource:
+def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOptions) -> OpenSource:
     """Find Visual Genome's files below `source`.
 
     Raises:

@@ -142,11 +142,13 @@ def encode_example(
     conversation = draw_exchanges(
         conversation, limit=max_exchanges, seed=seed, key=key, epoch=example.epoch
     )
-    conversation = ask_together(
+    together = ask_together(
         conversation, share=asked_together, seed=seed, key=key, epoch=example.epoch
     )
     regions = example.sample.regions
-    encoded = _fit(conversation.turns, processor, len(regions), max_tokens)
+    encoded = _fit(together.turns, processor, len(regions), max_tokens)
+    if encoded is None and together is not conversation:
+        encoded = _fit(conversation.turns, processor, len(regions), max_tokens)
     if encoded is None:
         return None
     boxes = np.array([regions[n - 1].box_xyxy for n in encoded.region_order]).reshape(-1, 4)

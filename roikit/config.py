@@ -66,7 +66,9 @@ class StageRecipe:
     grad_clip: float = 1.0  #: largest norm of the gradient; 0: no limit
     max_tokens: int = 2048  #: tokens a conversation, picture and regions included
     max_exchanges: int = 0  #: exchanges drawn from an independent list; 0: all
-    asked_together: float = 0.0  #: share of those lists asked in one turn, answered region by region
+    asked_together: float = (
+        0.0  #: share of those lists asked in one turn, answered region by region
+    )
     dtype: str = "auto"  #: `bf16` (autocast), `fp32`, or `auto`: bf16 where the device has it
     gradient_checkpointing: bool = False
     save_every: int = 200  #: steps between checkpoints

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from pipelines.draft import SourceOptions
 from pipelines.phrasing import wordings
 from pipelines.run import convert
 from roikit.errors import UsageError
@@ -246,3 +247,9 @@ def test_wrong_places_say_what_was_expected(tree: Any, tmp_path: Path, shards: A
         assert found in str(caught.value)
         assert "annotations/instances_train2017.json" in str(caught.value)
         assert str(source) in str(caught.value)
+
+
+def test_an_option_it_has_no_use_for_is_refused(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--split-by.*COCO"):
+        convert("coco", source, tmp_path / "out", options=SourceOptions(split_by="unc"))
+    assert not (tmp_path / "out").exists()

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from pipelines import photographs
-from pipelines.draft import Draft, Picture
+from pipelines.draft import Draft, Picture, SourceOptions
 from pipelines.photographs import find_picture, image_roots, write_photographs
 from pipelines.photographs_read import load_photographs
 from pipelines.photographs_write import (
@@ -236,7 +236,7 @@ def test_base_names_find_exactly_one_picture_below_the_roots():
 def converted(name, split, report):
     """Run a split through the real converter: file name to what its draft became."""
     spec = DATASETS[name]
-    opened = spec.open_source(report.sources[name], report.image_roots)
+    opened = spec.open_source(report.sources[name], report.image_roots, SourceOptions())
     records = opened.splits[split]()
     assert records.rejections == []
     result = {}

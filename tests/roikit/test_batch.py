@@ -5,9 +5,9 @@ import msgspec
 import pytest
 import torch
 
-from roikit.batch import collate, draw_exchanges, encode_example
+from roikit.batch import ask_together, collate, draw_exchanges, encode_example
 from roikit.errors import RoikitError
-from roikit.sample import Turn
+from roikit.sample import Conversation, Turn
 from tests.roikit.conftest import make_example
 
 
@@ -33,6 +33,66 @@ def test_draws_depend_on_seed_key_and_epoch_alone() -> None:
 def test_a_dialogue_is_kept_whole_and_in_order() -> None:
     conversation = msgspec.structs.replace(make_example(0).conversation, independent=False)
     assert draw_exchanges(conversation, limit=1, seed=0, key="k", epoch=0) == conversation
+
+
+def asked(*pairs: tuple[str, str], independent: bool = True) -> Conversation:
+    turns = tuple(
+        Turn(role, text)
+        for pair in pairs
+        for role, text in zip(("user", "assistant"), pair, strict=True)
+    )
+    return msgspec.structs.replace(
+        make_example(0).conversation, turns=turns, independent=independent
+    )
+
+
+def together(conversation: Conversation, share: float = 1.0, key: str = "k") -> list[str]:
+    changed = ask_together(conversation, share=share, seed=0, key=key, epoch=0)
+    return [turn.text for turn in changed.turns]
+
+
+def test_questions_asked_together_are_answered_by_name() -> None:
+    conversation = asked(("Name <region3>.", "cat"), ("<region1>?", "dog"), ("<region7>?", "cow"))
+    assert together(conversation) == [
+        "Name <region3>, <region1> and <region7>.",
+        "<region3>: cat\n<region1>: dog\n<region7>: cow",
+    ]
+    alone = [turn.text for turn in conversation.turns]
+    assert together(conversation, share=0.0) == alone
+    changed = sum(together(conversation, share=0.3, key=str(i)) != alone for i in range(1000))
+    assert 240 < changed < 360
+
+
+@pytest.mark.parametrize(
+    "conversation",
+    [
+        asked(("<region1>?", "dog"), ("<region2>?", "cow"), independent=False),
+        asked(("<region1>?", "dog")),
+        asked(("<region1>?", "dog"), ("<region1>?", "brown")),
+        asked(("<region1>?", "dog"), ("What is <region1> beside <region2>?", "cow")),
+        asked(("<region1>?", "dog"), ("What does the picture show?", "a farm")),
+    ],
+    ids=["dialogue", "one", "same region", "two in one", "none"],
+)
+def test_only_questions_of_one_region_each_are_asked_together(conversation: Conversation) -> None:
+    assert together(conversation) == [turn.text for turn in conversation.turns]
+
+
+def test_what_is_too_long_together_is_asked_one_by_one(built: Any) -> None:
+    example = make_example(0)
+    rows = {
+        share: encode_example(example, built.processor, max_tokens=500, asked_together=share)
+        for share in (0.0, 1.0)
+    }
+    together, alone = rows[1.0], rows[0.0]
+    assert together is not None
+    assert alone is not None
+    assert len(together.boxes_R4) == len(alone.boxes_R4) == 2
+    assert together.input_ids != alone.input_ids
+    limit = len(together.input_ids) - 1
+    shorter = encode_example(example, built.processor, max_tokens=limit, asked_together=1.0)
+    assert shorter is not None
+    assert shorter.input_ids == alone.input_ids[: len(shorter.input_ids)]
 
 
 def test_too_long_a_dialogue_loses_whole_exchanges_and_their_boxes(built: Any) -> None:

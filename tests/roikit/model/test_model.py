@@ -19,6 +19,7 @@ from roikit.model.generate import (
     score_options,
     stream_answer,
 )
+from roikit.model.projector import Projector
 from roikit.model.regions import ReplayEncoder, pool_regions
 from roikit.model.vision import EfficientNetLiteTower, PlainTower, VitTower
 from roikit.prompt import IMAGE_TOKEN, Prompt, render
@@ -108,6 +109,16 @@ def test_a_region_starts_as_the_projectors_view_of_its_cells(loaded: LoadedModel
     cells = pool_regions(levels, boxes, index, 2)
     tokens = model.region_encoder(levels, boxes, index, model.projector)
     assert torch.allclose(tokens, model.projector(cells), atol=1e-6)
+
+
+def test_an_image_embedding_marks_image_tokens_alone() -> None:
+    torch.manual_seed(0)
+    projector = Projector(6, 8, image_embedding=True)
+    cells = torch.randn(2, 3, 6)
+    added = projector.image_tokens(cells) - projector(cells)
+    assert projector.image_embedding is not None
+    assert torch.allclose(added, projector.image_embedding.expand_as(added), atol=1e-6)
+    assert Projector(6, 8).image_embedding is None
 
 
 def test_pooling_reads_the_cells_of_the_box() -> None:
