@@ -23,6 +23,7 @@ from pipelines.draft import (
     Built,
     DatasetSpec,
     Draft,
+    OfficialCounts,
     OpenSource,
     Picture,
     SourceOptions,
@@ -109,6 +110,12 @@ _categories = msgspec.json.Decoder(_Category)
 _owners = msgspec.json.Decoder(_Owner)
 
 
+#: Captions are counted where their file is there. Those of 2014 have no boxes counted here.
+_IMAGES = {"train2017": 118_287, "val2017": 5_000, "train2014": 82_783, "val2014": 40_504}
+_BOXES = {"train2017": 860_001, "val2017": 36_781}
+_CAPTIONS = {"train2017": 591_753, "val2017": 25_014}
+
+
 def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOptions) -> OpenSource:
     """Find COCO's annotation files below `source`.
 
@@ -122,6 +129,7 @@ def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOption
     folder = source / "annotations" if (source / "annotations").is_dir() else source
     roots = image_roots((source, source / "images"), extra_roots)
     splits = {}
+    official = {}
     on_request = []
     for year in ("2017", "2014"):
         for part in ("train", "val"):
@@ -135,10 +143,27 @@ def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOption
             name = part if part not in splits else f"{part}{year}"
             if name != part:
                 on_request.append(name)
-            splits[name] = partial(_read, source, instances, captions, f"{part}{year}", roots)
+            cut = f"{part}{year}"
+            splits[name] = partial(_read, source, instances, captions, cut, roots)
+            official[name] = _official(cut, instances.is_file(), captions.is_file())
     if not splits:
         raise missing_files(source, SPEC.title, _EXPECTS)
-    return OpenSource(folder=source, roots=roots, splits=splits, on_request=tuple(on_request))
+    return OpenSource(
+        folder=source,
+        roots=roots,
+        splits=splits,
+        on_request=tuple(on_request),
+        official=official,
+    )
+
+
+def _official(cut: str, has_boxes: bool, has_captions: bool) -> OfficialCounts:
+    """What the files of one cut hold together."""
+    tables = [_BOXES] * has_boxes + [_CAPTIONS] * has_captions
+    counts = [table.get(cut) for table in tables]
+    known = [count for count in counts if count is not None]
+    records = sum(known) if len(known) == len(counts) else None
+    return OfficialCounts(images=_IMAGES[cut], records=records)
 
 
 def build(draft: Draft, picture: Picture) -> Built:

@@ -30,6 +30,7 @@ from pipelines.draft import (
     Built,
     DatasetSpec,
     Draft,
+    OfficialCounts,
     OpenSource,
     Picture,
     SourceOptions,
@@ -88,6 +89,14 @@ _named = msgspec.json.Decoder(_Named)
 _metadata = msgspec.json.Decoder(_Metadata)
 
 
+#: Source: the dataset's own page; a record is a question.
+_OFFICIAL = {
+    "train": OfficialCounts(images=80_418, records=212_923),
+    "val": OfficialCounts(images=9_929, records=26_534),
+    "test": OfficialCounts(images=9_557, records=25_263),
+}
+
+
 def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOptions) -> OpenSource:
     """Find VCR's files below `source`.
 
@@ -103,7 +112,7 @@ def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOption
     }
     if not splits:
         raise missing_files(source, SPEC.title, _EXPECTS)
-    return OpenSource(folder=source, roots=roots, splits=splits)
+    return OpenSource(folder=source, roots=roots, splits=splits, official=_OFFICIAL)
 
 
 def build(draft: Draft, picture: Picture) -> Built:

@@ -27,6 +27,7 @@ from pipelines.draft import (
     Built,
     DatasetSpec,
     Draft,
+    OfficialCounts,
     OpenSource,
     Picture,
     SourceOptions,
@@ -110,6 +111,18 @@ _owners = msgspec.json.Decoder(_Owner)
 _raw_lists = msgspec.json.Decoder(list[msgspec.Raw])
 
 
+#: Of the regions as they were released (version 1.2), in densecap's splits, and of GRiT's files.
+_DENSECAP = {
+    "train": OfficialCounts(images=77_398, records=3_684_063),
+    "val": OfficialCounts(images=5_000),
+    "test": OfficialCounts(images=5_000, records=238_069),
+}
+_GRIT = {
+    "train": OfficialCounts(images=77_396, records=3_596_689),
+    "test": OfficialCounts(images=5_000, records=232_935),
+}
+
+
 def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOptions) -> OpenSource:
     """Find Visual Genome's files below `source`.
 
@@ -122,15 +135,22 @@ def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOption
     if (source / _REGIONS_NAME).is_file():
         if not (source / _IMAGES_NAME).is_file():
             raise missing_files(source, SPEC.title, (_IMAGES_NAME,))
+        lists = _find_splits(source, options.split_file)
         for name in (*_SPLITS, _UNLISTED):
-            splits[name] = partial(_read, source, roots, name)
+            splits[name] = partial(_read, source, roots, lists, name)
+        official = _DENSECAP if lists else {}
     else:
+        official = _GRIT
+        if options.split_file is not None:
+            raise UsageError("`--split-file`: GRiT's files are split already; it is of no use here")
         for name in ("train", "test"):
             if (source / f"{name}.json").is_file():
                 splits[name] = partial(_read_flat, source, source / f"{name}.json", roots)
     if not splits:
         raise missing_files(source, SPEC.title, _EXPECTS)
-    return OpenSource(folder=source, roots=roots, splits=splits, on_request=(_UNLISTED,))
+    return OpenSource(
+        folder=source, roots=roots, splits=splits, on_request=(_UNLISTED,), official=official
+    )
 
 
 def build(draft: Draft, picture: Picture) -> Built:
@@ -206,10 +226,10 @@ def _rejection(code: str, message: str, draft: Draft, record: str) -> Rejection:
     return reject(code, message, file=draft.source_file, record=record, native_id=draft.native_id)
 
 
-def _read(source: Path, roots: ImageRoots, split: str) -> SplitRecords:
+def _read(source: Path, roots: ImageRoots, lists: Path | None, split: str) -> SplitRecords:
     """Read the official pair of files and keep what belongs to `split`."""
     images, strays = _read_images(source / _IMAGES_NAME)
-    listed, splits_path = _read_splits(source, images)
+    listed = _read_splits(lists, images)
     wanted = {i for i in images if listed.get(i, _UNLISTED) == split}
     drafts: list[Draft] = []
     own: list[Rejection] = []
@@ -247,8 +267,8 @@ def _read(source: Path, roots: ImageRoots, split: str) -> SplitRecords:
         record = f"image {image_id}"
         drafts.append(_draft(images[image_id], image_id, record, payload, 0, roots))
     files = [source / _REGIONS_NAME, source / _IMAGES_NAME]
-    if splits_path is not None:
-        files.append(splits_path)
+    if lists is not None:
+        files.append(lists)
     # Records of no known image are the same for every split: they are counted with the first only.
     if split == _SPLITS[0]:
         own = strays + own
@@ -275,11 +295,19 @@ def _read_images(path: Path) -> tuple[dict[int, _Image], list[Rejection]]:
     return images, strays
 
 
-def _read_splits(source: Path, images: dict[int, _Image]) -> tuple[dict[int, str], Path | None]:
-    """Return each listed image's split, and the file that lists them."""
-    for path in (source / _SPLITS_NAME, source / "info" / _SPLITS_NAME):
-        if not path.is_file():
-            continue
+def _find_splits(source: Path, named: Path | None) -> Path | None:
+    """Return densecap's list of splits: the one named, or one that lies with the source."""
+    if named is not None:
+        if not named.is_file():
+            raise UsageError(f"`{named}`: expected densecap's `{_SPLITS_NAME}`, found no file")
+        return named
+    places = (source / _SPLITS_NAME, source / "info" / _SPLITS_NAME)
+    return next((path for path in places if path.is_file()), None)
+
+
+def _read_splits(path: Path | None, images: dict[int, _Image]) -> dict[int, str]:
+    """Return each listed image's split; of our own cut, where there is no list."""
+    if path is not None:
         try:
             lists = msgspec.json.decode(map_file(path), type=dict[str, list[int]])
         except msgspec.DecodeError as error:
@@ -294,13 +322,13 @@ def _read_splits(source: Path, images: dict[int, _Image]) -> tuple[dict[int, str
                 "%s: %d of %d images are in none of its lists: `--split %s` converts them",
                 path.name, unlisted, len(images), _UNLISTED,
             )  # fmt: skip
-        return listed, path
+        return listed
     log.warning(
-        "%s is not there: cutting our own split (90 %% train, 5 %% val, 5 %% test), whose figures"
-        " do not compare with published ones",
-        source / _SPLITS_NAME,
+        "densecap's `%s` is not there: cutting our own split (90 %% train, 5 %% val, 5 %% test),"
+        " whose figures do not compare with published ones",
+        _SPLITS_NAME,
     )
-    return {i: _own_split(_native_id(i, image)) for i, image in images.items()}, None
+    return {i: _own_split(_native_id(i, image)) for i, image in images.items()}
 
 
 def _own_split(native_id: str) -> str:
@@ -407,4 +435,5 @@ SPEC = DatasetSpec(
     families=("caption",),
     open_source=open_source,
     build=build,
+    options=("split_file",),
 )
