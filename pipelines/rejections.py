@@ -21,6 +21,7 @@ FAULTS: dict[str, str] = {
     "E_IMAGE_UNREADABLE": "the picture's file is no picture that can be read, or is too large",
     "E_JSON_INVALID": "a line or an entry is not valid JSON",
     "E_METADATA_MISSING": "the picture's metadata file is not there",
+    "E_NAME_MISMATCH": "the picture's file name and its id speak of different photographs",
     "E_NAME_UNSAFE": "the picture's path would leave the image folder",
     "E_PHRASE_EMPTY": "the text is empty",
     "E_RECORD_DUPLICATE": "an id that must be unique occurs for the second time",
@@ -34,6 +35,7 @@ FAULTS: dict[str, str] = {
 POLICIES: dict[str, str] = {
     "E_CROWD": "a crowd box describes a group of objects, not a region",
     "E_IMAGE_UNANNOTATED": "nothing is said about the picture",
+    "E_PHRASE_SHORT": "the text has fewer words than the reference takes (`--faithful` only)",
 }
 
 CODES: dict[str, str] = {**FAULTS, **POLICIES}
