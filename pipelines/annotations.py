@@ -111,13 +111,41 @@ def decode_record(
     try:
         return decoder.decode(raw)
     except msgspec.ValidationError as error:
-        message = str(error)
-        missing = "missing required field" in message
-        code = "E_FIELD_MISSING" if missing else "E_FIELD_TYPE"
-        return reject(code, _readable(message), file=file, record=record, native_id=native_id)
+        return _misfit(error, file, record, native_id)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         message = f"not valid JSON: {error}"
         return reject("E_JSON_INVALID", message, file=file, record=record, native_id=native_id)
+
+
+def convert_record(
+    value: Any, kind: type[T], *, file: str, record: str, native_id: str | None = None
+) -> T | Rejection:
+    """Do the same for a record that is decoded already: one of a pickle.
+
+    Args:
+        value: plain data.
+        kind: the struct that the record should be.
+        file: the source file's name, for the rejection.
+        record: the record's place in it, for the rejection.
+        native_id: of the image, where it is known.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        return _misfit(error, file, record, native_id)
+    except UnicodeEncodeError:  # a pickle can hold half surrogates, which nothing can write
+        message = "it holds text that is not Unicode"
+        return reject("E_FIELD_TYPE", message, file=file, record=record, native_id=native_id)
+
+
+def _misfit(
+    error: msgspec.ValidationError, file: str, record: str, native_id: str | None
+) -> Rejection:
+    """Make the rejection of a record that is not what its struct says."""
+    message = str(error)
+    missing = "missing required field" in message
+    code = "E_FIELD_MISSING" if missing else "E_FIELD_TYPE"
+    return reject(code, _readable(message), file=file, record=record, native_id=native_id)
 
 
 def _readable(message: str) -> str:

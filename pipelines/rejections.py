@@ -35,6 +35,7 @@ FAULTS: dict[str, str] = {
 POLICIES: dict[str, str] = {
     "E_CROWD": "a crowd box describes a group of objects, not a region",
     "E_IMAGE_UNANNOTATED": "nothing is said about the picture",
+    "E_PHRASE_SHORT": "the text has fewer words than the reference takes (`--faithful` only)",
 }
 
 CODES: dict[str, str] = {**FAULTS, **POLICIES}

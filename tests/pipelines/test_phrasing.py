@@ -11,6 +11,9 @@ SLOTS = {
     "category": ["region"],
     "caption": ["region"],
     "image-caption": [],
+    "refer": ["region"],
+    "refer-appearance": ["region"],
+    "refer-sentence": ["region"],
     "reasoning-all": ["regions", "question"],
     "why": [],
 }
