@@ -4,12 +4,13 @@ To add one: write a module that offers a `SPEC` (see `pipelines/draft.py`), put 
 below, and give it a section in docs/datasets.md and a test with a tiny tree in its official layout.
 """
 
-from pipelines import coco, vcr, visual_genome
+from pipelines import coco, flickr30k, vcr, visual_genome
 from pipelines.draft import DatasetSpec
 from roikit.errors import UsageError
 
 DATASETS: dict[str, DatasetSpec] = {
     "coco": coco.SPEC,
+    "flickr30k": flickr30k.SPEC,
     "vg": visual_genome.SPEC,
     "vcr": vcr.SPEC,
 }
