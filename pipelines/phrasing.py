@@ -68,6 +68,11 @@ def fill(template: str, **slots: str) -> str:
     return _SLOT.sub(lambda match: slots.get(match[1], match[0]), template)
 
 
+def enumerated(mentions: Sequence[str]) -> str:
+    """Join as a person would: `a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, (", ".join(mentions[:-1]), *mentions[-1:])))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Phraser:
     """Draws the user turns of one sample."""
@@ -85,3 +90,12 @@ class Phraser:
         """
         template = draw(family, self.seed, self.key, place)
         return Turn(role="user", text=fill(template, **slots), phrasing=family)
+
+    def shuffle(self, numbers: Sequence[int], place: str) -> list[int]:
+        """Return the numbers, all different, in an order drawn for `place`."""
+
+        def rank(number: int) -> bytes:
+            name = "\0".join((str(self.seed), self.key, place, str(number))).encode()
+            return hashlib.blake2b(name, digest_size=8).digest()
+
+        return sorted(numbers, key=rank)

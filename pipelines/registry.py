@@ -4,7 +4,7 @@ To add one: write a module that offers a `SPEC` (see `pipelines/draft.py`), put 
 below, and give it a section in docs/datasets.md and a test with a tiny tree in its official layout.
 """
 
-from pipelines import coco, lvis, paco, refcoco, vcr, visual_genome
+from pipelines import coco, flickr30k, lvis, paco, refcoco, vcr, visual_genome
 from pipelines.draft import DatasetSpec
 from roikit.errors import UsageError
 
@@ -13,6 +13,7 @@ DATASETS: dict[str, DatasetSpec] = {
     "refcoco": refcoco.REFCOCO,
     "refcoco+": refcoco.REFCOCO_PLUS,
     "refcocog": refcoco.REFCOCOG,
+    "flickr30k": flickr30k.SPEC,
     "vg": visual_genome.SPEC,
     "vcr": vcr.SPEC,
     "lvis": lvis.SPEC,

@@ -29,10 +29,12 @@ FAULTS: dict[str, str] = {
     "E_REF_NO_ANNOTATION": "the text speaks of an object that has no usable box",
     "E_SIZE_MISMATCH": "the picture's shape is not the one its boxes were drawn on",
     "E_VALUE_RANGE": "a number is outside the range it may take",
+    "E_XML_INVALID": "an annotation file is not valid XML, or holds a DOCTYPE or entities",
 }
 
 #: Nothing is wrong with the data; we leave it out on purpose.
 POLICIES: dict[str, str] = {
+    "E_CAPTION_UNRELATED": "the dataset's own list says that the caption is not about its picture",
     "E_CROWD": "a crowd box describes a group of objects, not a region",
     "E_IMAGE_UNANNOTATED": "nothing is said about the picture",
     "E_PHRASE_SHORT": "the text has fewer words than the reference takes (`--faithful` only)",
