@@ -25,6 +25,11 @@ T = TypeVar("T")
 
 _WRONG_FILE = "is this the dataset's own file? docs/datasets.md names it"
 _WHITESPACE = re.compile(r"\s+")
+#: What msgspec says of a field, and the code for it.
+_FIELD_CODES = (
+    ("missing required field", "E_FIELD_MISSING"),
+    ("contains unknown field", "E_FIELD_UNKNOWN"),
+)
 
 
 def clean_text(text: str) -> str:
@@ -112,10 +117,9 @@ def decode_record(
         return decoder.decode(raw)
     except msgspec.ValidationError as error:
         message = str(error)
-        missing = "missing required field" in message
-        code = "E_FIELD_MISSING" if missing else "E_FIELD_TYPE"
+        code = next((code for words, code in _FIELD_CODES if words in message), "E_FIELD_TYPE")
         return reject(code, _readable(message), file=file, record=record, native_id=native_id)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         message = f"not valid JSON: {error}"
         return reject("E_JSON_INVALID", message, file=file, record=record, native_id=native_id)
 
@@ -125,6 +129,7 @@ def _readable(message: str) -> str:
     text, _, path = message.partition(" - at `$")
     path = path.rstrip("`").lstrip(".")
     text = text.replace("Object missing required field", "missing field")
+    text = text.replace("Object contains unknown field", "unknown field")
     text = text[:1].lower() + text[1:]
     return f"{path}: {text}" if path else text
 
@@ -139,7 +144,7 @@ def _split(path: Path, data: Any, kind: type[_Parts], what: str) -> _Parts:
         result: _Parts = msgspec.json.decode(data, type=parts)
     except msgspec.ValidationError as error:
         raise _not_a(kind, path, what) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return _split_leniently(path, data, kind, what, str(error))
     return result
 

@@ -68,6 +68,11 @@ def fill(template: str, **slots: str) -> str:
     return _SLOT.sub(lambda match: slots.get(match[1], match[0]), template)
 
 
+def enumerated(mentions: Sequence[str]) -> str:
+    """Join as a person would: `a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, (", ".join(mentions[:-1]), *mentions[-1:])))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Phraser:
     """Draws the user turns of one sample."""
