@@ -52,8 +52,12 @@ def map_file(path: Path) -> mmap.mmap | bytes:
         raise UsageError(f"`{path}`: cannot be read: {error.strerror or error}") from error
 
 
-def read_table(path: Path, lists: tuple[str, ...]) -> dict[str, list[Raw]]:
+def read_table(
+    path: Path, lists: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> dict[str, list[Raw]]:
     """Cut a JSON object of lists (COCO's form) into the records of the lists named.
+
+    Lists named in `optional` are left out of the result where the file lacks them.
 
     Raises:
         UsageError: the file is not JSON, or not an object holding these lists.
@@ -65,7 +69,8 @@ def read_table(path: Path, lists: tuple[str, ...]) -> dict[str, list[Raw]]:
         raise UsageError(
             f"`{path}`: expected a JSON object with `{missing[0]}`, found {found}", hint=_WRONG_FILE
         )
-    return {name: _split(path, table[name], list, f"`{name}`") for name in lists}
+    there = (*lists, *(name for name in optional if name in table))
+    return {name: _split(path, table[name], list, f"`{name}`") for name in there}
 
 
 def read_list(path: Path) -> list[Raw]:

@@ -11,6 +11,7 @@ SLOTS = {
     "category": ["region"],
     "caption": ["region"],
     "image-caption": [],
+    "pointing": ["question", "regions"],
     "reasoning-all": ["regions", "question"],
     "why": [],
 }
