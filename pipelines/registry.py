@@ -4,7 +4,7 @@ To add one: write a module that offers a `SPEC` (see `pipelines/draft.py`), put 
 below, and give it a section in docs/datasets.md and a test with a tiny tree in its official layout.
 """
 
-from pipelines import coco, vcr, visual7w, visual_genome
+from pipelines import coco, jsonl, vcr, visual7w, visual_genome
 from pipelines.draft import DatasetSpec
 from roikit.errors import UsageError
 
@@ -13,6 +13,7 @@ DATASETS: dict[str, DatasetSpec] = {
     "vg": visual_genome.SPEC,
     "vcr": vcr.SPEC,
     "visual7w": visual7w.SPEC,
+    "jsonl": jsonl.SPEC,
 }
 
 
