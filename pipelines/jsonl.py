@@ -11,7 +11,6 @@ Fields are checked strictly: a field that is misspelt would be lost without a wo
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
 import msgspec
 
@@ -26,21 +25,17 @@ from pipelines.draft import (
     SplitRecords,
 )
 from pipelines.images import ImageRoots, image_roots, match_frame, safe_name
+from pipelines.jsonl_boxes import BoxFormat, corners_in_pixels
 from pipelines.jsonl_text import Problem, read_turns
 from pipelines.rejections import reject
 from roikit.errors import UsageError
-from roikit.images import ImageHeader
 from roikit.mentions import escape, mention, mentioned
 from roikit.sample import Choice, Conversation, Region, Rejection, Source, Task, Turn
 from shards.layout import check_name
 
 _EXPECTS = ("train.jsonl", "val.jsonl")
 _BOM = b"\xef\xbb\xbf"
-#: How far fractions may overshoot the picture: they were rounded once.
-_SLACK = 0.01
 _HINT = "docs/your-own-data.md shows the form"
-
-BoxFormat = Literal["xyxy", "xywh", "xyxy_norm", "xywh_norm"]
 
 
 class _Line(msgspec.Struct, forbid_unknown_fields=True):
@@ -171,10 +166,11 @@ def _place_region(
         text = getattr(region, name)
         if text is not None and not clean_text(text):
             return reject("E_PHRASE_EMPTY", f"{name}: expected a text, got none", **where)
-    corners = _corners(region.box, box_format, picture.header)
+    header = picture.header
+    corners = corners_in_pixels(region.box, box_format, header)
     if isinstance(corners, Problem):
         return reject(corners.code, corners.message, **where)
-    frame = match_frame(picture.header, None)
+    frame = match_frame(header, None)
     assert frame is not None
     placed = frame.place(corners)
     if isinstance(placed, str):
@@ -188,30 +184,6 @@ def _place_region(
     label = None if region.label is None else clean_text(region.label)
     built.regions.append(Region(box_xyxy=box_xyxy, label=label))
     return region
-
-
-def _corners(
-    box: tuple[float, float, float, float], box_format: BoxFormat, header: ImageHeader
-) -> tuple[float, float, float, float] | Problem:
-    """Return a box's corners in pixels of the upright picture."""
-    x0, y0, x1, y1 = box
-    if box_format.startswith("xywh"):
-        x1, y1 = x0 + x1, y0 + y1
-    if not box_format.endswith("_norm"):
-        if max(box) <= 1:
-            return Problem(
-                "E_VALUE_RANGE",
-                f"box {list(box)}: expected pixels; for fractions of the picture say"
-                f' "box_format": "{box_format}_norm"',
-            )
-        return x0, y0, x1, y1
-    if min(x0, y0, x1, y1) < -_SLACK or max(x0, y0, x1, y1) > 1 + _SLACK:
-        return Problem(
-            "E_VALUE_RANGE",
-            f"box {list(box)}: expected fractions of the picture, 0 to 1, as {box_format} are;"
-            f' for pixels say "box_format": "{box_format.removesuffix("_norm")}"',
-        )
-    return x0 * header.width, y0 * header.height, x1 * header.width, y1 * header.height
 
 
 def _add_conversations(
