@@ -327,5 +327,5 @@ def test_an_output_path_that_is_a_file_is_refused(coco_tree: WriteTree, tmp_path
 
 
 def test_an_unknown_dataset_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="expected one of coco, vg, vcr, .*got `cocoa`"):
+    with pytest.raises(UsageError, match=r"expected one of coco, vg, vcr, .*got `cocoa`"):
         convert("cocoa", tmp_path, tmp_path)
