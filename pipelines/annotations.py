@@ -25,6 +25,11 @@ T = TypeVar("T")
 
 _WRONG_FILE = "is this the dataset's own file? docs/datasets.md names it"
 _WHITESPACE = re.compile(r"\s+")
+#: What msgspec says of a field, and the code for it.
+_FIELD_CODES = (
+    ("missing required field", "E_FIELD_MISSING"),
+    ("contains unknown field", "E_FIELD_UNKNOWN"),
+)
 
 
 def clean_text(text: str) -> str:
@@ -47,8 +52,12 @@ def map_file(path: Path) -> mmap.mmap | bytes:
         raise UsageError(f"`{path}`: cannot be read: {error.strerror or error}") from error
 
 
-def read_table(path: Path, lists: tuple[str, ...]) -> dict[str, list[Raw]]:
+def read_table(
+    path: Path, lists: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> dict[str, list[Raw]]:
     """Cut a JSON object of lists (COCO's form) into the records of the lists named.
+
+    Lists named in `optional` are left out of the result where the file lacks them.
 
     Raises:
         UsageError: the file is not JSON, or not an object holding these lists.
@@ -60,7 +69,8 @@ def read_table(path: Path, lists: tuple[str, ...]) -> dict[str, list[Raw]]:
         raise UsageError(
             f"`{path}`: expected a JSON object with `{missing[0]}`, found {found}", hint=_WRONG_FILE
         )
-    return {name: _split(path, table[name], list, f"`{name}`") for name in lists}
+    there = (*lists, *(name for name in optional if name in table))
+    return {name: _split(path, table[name], list, f"`{name}`") for name in there}
 
 
 def read_list(path: Path) -> list[Raw]:
@@ -143,8 +153,7 @@ def _misfit(
 ) -> Rejection:
     """Make the rejection of a record that is not what its struct says."""
     message = str(error)
-    missing = "missing required field" in message
-    code = "E_FIELD_MISSING" if missing else "E_FIELD_TYPE"
+    code = next((code for words, code in _FIELD_CODES if words in message), "E_FIELD_TYPE")
     return reject(code, _readable(message), file=file, record=record, native_id=native_id)
 
 
@@ -153,6 +162,7 @@ def _readable(message: str) -> str:
     text, _, path = message.partition(" - at `$")
     path = path.rstrip("`").lstrip(".")
     text = text.replace("Object missing required field", "missing field")
+    text = text.replace("Object contains unknown field", "unknown field")
     text = text[:1].lower() + text[1:]
     return f"{path}: {text}" if path else text
 

@@ -4,7 +4,17 @@ To add one: write a module that offers a `SPEC` (see `pipelines/draft.py`), put 
 below, and give it a section in docs/datasets.md and a test with a tiny tree in its official layout.
 """
 
-from pipelines import coco, flickr30k, lvis, paco, refcoco, vcr, visual_genome
+from pipelines import (
+    coco,
+    flickr30k,
+    jsonl,
+    lvis,
+    paco,
+    refcoco,
+    vcr,
+    visual7w,
+    visual_genome,
+)
 from pipelines.draft import DatasetSpec
 from roikit.errors import UsageError
 
@@ -18,6 +28,8 @@ DATASETS: dict[str, DatasetSpec] = {
     "vcr": vcr.SPEC,
     "lvis": lvis.SPEC,
     "paco": paco.SPEC,
+    "visual7w": visual7w.SPEC,
+    "jsonl": jsonl.SPEC,
 }
 
 

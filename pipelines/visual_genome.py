@@ -36,6 +36,7 @@ from pipelines.draft import (
 from pipelines.images import ImageRoots, image_roots, match_frame, safe_name
 from pipelines.rejections import reject
 from pipelines.source import missing_files, relative_name, require_folder, unusable_picture
+from pipelines.visual_genome_images import IMAGES_NAME, VgImage, photograph_id, read_images
 from roikit.errors import UsageError
 from roikit.mentions import escape, mention
 from roikit.sample import Conversation, Region, Rejection, Source, Turn
@@ -43,21 +44,11 @@ from roikit.sample import Conversation, Region, Rejection, Source, Turn
 log = logging.getLogger(__name__)
 
 _REGIONS_NAME = "region_descriptions.json"
-_IMAGES_NAME = "image_data.json"
 _SPLITS_NAME = "densecap_splits.json"
-_EXPECTS = (_REGIONS_NAME, _IMAGES_NAME, _SPLITS_NAME, "VG_100K/", "VG_100K_2/")
+_EXPECTS = (_REGIONS_NAME, IMAGES_NAME, _SPLITS_NAME, "VG_100K/", "VG_100K_2/")
 _FOLDERS = ("VG_100K", "VG_100K_2")
 _SPLITS = ("train", "val", "test")
 _UNLISTED = "unlisted"
-
-
-class _Image(msgspec.Struct, gc=False):
-    url: str
-    image_id: int | None = None
-    id: int | None = None  #: version 1.0's name of `image_id`
-    width: int | None = None
-    height: int | None = None
-    coco_id: int | None = None
 
 
 class _Entry(msgspec.Struct):
@@ -102,7 +93,6 @@ class Payload(msgspec.Struct, array_like=True):
     prefix: str  #: of a region's place, e.g. `[12].regions`
 
 
-_images = msgspec.json.Decoder(_Image)
 _entries = msgspec.json.Decoder(_Entry)
 _regions = msgspec.json.Decoder(_Region)
 _flat_images = msgspec.json.Decoder(_FlatImage)
@@ -133,8 +123,8 @@ def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOption
     roots = image_roots((source, source / "images", source / "vg_all"), extra_roots)
     splits = {}
     if (source / _REGIONS_NAME).is_file():
-        if not (source / _IMAGES_NAME).is_file():
-            raise missing_files(source, SPEC.title, (_IMAGES_NAME,))
+        if not (source / IMAGES_NAME).is_file():
+            raise missing_files(source, SPEC.title, (IMAGES_NAME,))
         lists = _find_splits(source, options.split_file)
         for name in (*_SPLITS, _UNLISTED):
             splits[name] = partial(_read, source, roots, lists, name)
@@ -228,7 +218,7 @@ def _rejection(code: str, message: str, draft: Draft, record: str) -> Rejection:
 
 def _read(source: Path, roots: ImageRoots, lists: Path | None, split: str) -> SplitRecords:
     """Read the official pair of files and keep what belongs to `split`."""
-    images, strays = _read_images(source / _IMAGES_NAME)
+    images, strays = read_images(source / IMAGES_NAME)
     listed = _read_splits(lists, images)
     wanted = {i for i in images if listed.get(i, _UNLISTED) == split}
     drafts: list[Draft] = []
@@ -244,7 +234,7 @@ def _read(source: Path, roots: ImageRoots, lists: Path | None, split: str) -> Sp
         if image_id is None:
             strays.append(reject("E_FIELD_MISSING", "missing field `id`", **where))
         elif image_id not in images:
-            message = f"image {image_id} is not in {_IMAGES_NAME}"
+            message = f"image {image_id} is not in {IMAGES_NAME}"
             strays.append(reject("E_IMAGE_UNKNOWN", message, **where))
         elif image_id in wanted and image_id in seen:
             message = f"image {image_id} occurs twice"
@@ -266,33 +256,13 @@ def _read(source: Path, roots: ImageRoots, lists: Path | None, split: str) -> Sp
         payload = Payload(b"[]", None, "")
         record = f"image {image_id}"
         drafts.append(_draft(images[image_id], image_id, record, payload, 0, roots))
-    files = [source / _REGIONS_NAME, source / _IMAGES_NAME]
+    files = [source / _REGIONS_NAME, source / IMAGES_NAME]
     if lists is not None:
         files.append(lists)
     # Records of no known image are the same for every split: they are counted with the first only.
     if split == _SPLITS[0]:
         own = strays + own
     return SplitRecords(drafts=drafts, rejections=own, source_files=tuple(files))
-
-
-def _read_images(path: Path) -> tuple[dict[int, _Image], list[Rejection]]:
-    images: dict[int, _Image] = {}
-    strays: list[Rejection] = []
-    for i, raw in enumerate(read_list(path)):
-        where = {"file": path.name, "record": f"[{i}]"}
-        image = decode_record(_images, raw, **where)
-        if isinstance(image, Rejection):
-            strays.append(image)
-            continue
-        image_id = image.image_id if image.image_id is not None else image.id
-        if image_id is None:
-            strays.append(reject("E_FIELD_MISSING", "missing field `image_id`", **where))
-        elif image_id in images:
-            message = f"image {image_id} occurs twice"
-            strays.append(reject("E_RECORD_DUPLICATE", message, **where))
-        else:
-            images[image_id] = image
-    return images, strays
 
 
 def _find_splits(source: Path, named: Path | None) -> Path | None:
@@ -305,7 +275,7 @@ def _find_splits(source: Path, named: Path | None) -> Path | None:
     return next((path for path in places if path.is_file()), None)
 
 
-def _read_splits(path: Path | None, images: dict[int, _Image]) -> dict[int, str]:
+def _read_splits(path: Path | None, images: dict[int, VgImage]) -> dict[int, str]:
     """Return each listed image's split; of our own cut, where there is no list."""
     if path is not None:
         try:
@@ -328,7 +298,7 @@ def _read_splits(path: Path | None, images: dict[int, _Image]) -> dict[int, str]
         " whose figures do not compare with published ones",
         _SPLITS_NAME,
     )
-    return {i: _own_split(_native_id(i, image)) for i, image in images.items()}
+    return {i: _own_split(photograph_id(i, image)) for i, image in images.items()}
 
 
 def _own_split(native_id: str) -> str:
@@ -337,13 +307,13 @@ def _own_split(native_id: str) -> str:
     return "train" if share < 0.9 else "val" if share < 0.95 else "test"
 
 
-def _native_id(image_id: int, image: _Image) -> str:
-    """Name the photograph: half of Visual Genome are COCO's photographs, and known as such."""
-    return f"vg:{image_id}" if image.coco_id is None else f"coco:{image.coco_id}"
-
-
 def _draft(
-    image: _Image, image_id: int, record: str, payload: Payload, num_records: int, roots: ImageRoots
+    image: VgImage,
+    image_id: int,
+    record: str,
+    payload: Payload,
+    num_records: int,
+    roots: ImageRoots,
 ) -> Draft:
     # Which of the two folders a picture is in can be learnt from its URL only.
     parts = PurePosixPath(image.url.partition("?")[0]).parts[-2:]
@@ -355,7 +325,7 @@ def _draft(
         Draft(
             group=str(image_id),
             file=named,
-            native_id=_native_id(image_id, image),
+            native_id=photograph_id(image_id, image),
             root=None,
             num_bytes=0,
             image_wh=(image.width, image.height) if image.width and image.height else None,

@@ -15,6 +15,7 @@ SLOTS = {
     "refer": ["region"],
     "refer-appearance": ["region"],
     "refer-sentence": ["region"],
+    "pointing": ["question", "regions"],
     "reasoning-all": ["regions", "question"],
     "which-phrase": ["region"],
     "why": [],
