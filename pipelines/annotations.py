@@ -115,7 +115,7 @@ def decode_record(
         missing = "missing required field" in message
         code = "E_FIELD_MISSING" if missing else "E_FIELD_TYPE"
         return reject(code, _readable(message), file=file, record=record, native_id=native_id)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         message = f"not valid JSON: {error}"
         return reject("E_JSON_INVALID", message, file=file, record=record, native_id=native_id)
 
@@ -139,7 +139,7 @@ def _split(path: Path, data: Any, kind: type[_Parts], what: str) -> _Parts:
         result: _Parts = msgspec.json.decode(data, type=parts)
     except msgspec.ValidationError as error:
         raise _not_a(kind, path, what) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return _split_leniently(path, data, kind, what, str(error))
     return result
 

@@ -4,7 +4,7 @@ To add one: write a module that offers a `SPEC` (see `pipelines/draft.py`), put 
 below, and give it a section in docs/datasets.md and a test with a tiny tree in its official layout.
 """
 
-from pipelines import coco, vcr, visual_genome
+from pipelines import coco, llava, vcr, visual_genome
 from pipelines.draft import DatasetSpec
 from roikit.errors import UsageError
 
@@ -12,6 +12,7 @@ DATASETS: dict[str, DatasetSpec] = {
     "coco": coco.SPEC,
     "vg": visual_genome.SPEC,
     "vcr": vcr.SPEC,
+    "llava": llava.SPEC,
 }
 
 

@@ -12,6 +12,7 @@ SLOTS = {
     "caption": ["region"],
     "image-caption": [],
     "reasoning-all": ["regions", "question"],
+    "named-regions": ["regions", "question"],
     "why": [],
 }
 
