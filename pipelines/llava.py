@@ -123,10 +123,10 @@ def build(draft: Draft, picture: Picture) -> Built:
     """Turn one photograph's records into dialogues."""
     built = Built()
     payload = msgspec.convert(draft.payload, Payload)
-    lexicon = Lexicon({})
+    alone: dict[int, ObjectClass] = {}
     if payload.boxes is not None:
         alone = place_boxes(payload.boxes, draft, picture, built)
-        lexicon = Lexicon({} if picture.is_faithful else alone)
+    lexicon = Lexicon({} if picture.is_faithful else alone)
     listed = ", ".join(
         f"{mention(i + 1)} ({escape(region.label or '')})" for i, region in enumerate(built.regions)
     )

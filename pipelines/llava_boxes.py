@@ -69,9 +69,11 @@ def pack_boxes(
     found = detections.found.get(key)
     if found is None:
         return None
-    is_needed = found.rows[:, 4] > MIN_SCORE
+    rows = found.rows.copy()
+    rows[:, 4] = np.round(rows[:, 4], 6)  # 0.3 written as float32 is a little above 0.3
+    is_needed = rows[:, 4] > MIN_SCORE
     is_needed[: _FALLBACK_BOXES * is_faithful] = True
-    rows = found.rows[is_needed]
+    rows = rows[is_needed]
     if not len(rows):
         return None
     used = np.unique(rows[:, 5]).astype(int).tolist()
@@ -133,7 +135,7 @@ def place_boxes(
                 label=cls.label,
                 origin="detector",
                 native_id=str(int(number)),
-                score=round(score, 4),
+                score=score,
             )
         )
         if index in alone:

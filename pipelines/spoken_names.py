@@ -22,6 +22,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 from pipelines.class_names import ObjectClass
 from roikit.mentions import join_mentions
@@ -96,22 +97,33 @@ class Lexicon:
         """Take the class by region number (1-based), for classes with one box in the picture."""
         ways: dict[tuple[str, ...], list[tuple[int, _Way]]] = {}
         for number, cls in regions.items():
-            for word in cls.words:
-                if word in _UNCHANGED or word in _ADJECTIVES:
-                    continue
-                ways.setdefault(tuple(word.split()), []).append((number, _Way.SINGULAR))
-                for plural in plurals(word):
-                    ways.setdefault(tuple(plural.split()), []).append((number, _Way.PLURAL))
-            for other in cls.longer:
-                ways.setdefault(tuple(other.split()), []).append((number, _Way.OTHER))
+            for words, way in _ways(cls):
+                ways.setdefault(words, []).append((number, way))
         #: names by their first word, the longest first
         self.by_head: dict[str, list[_Entry]] = {}
-        for entry in sorted(ways.items(), key=lambda entry: (-len(entry[0]), entry[0])):
+        for entry in ways.items():
             self.by_head.setdefault(entry[0][0], []).append(entry)
+        for entries in self.by_head.values():
+            entries.sort(key=lambda entry: -len(entry[0]))
 
 
-@dataclass(frozen=True, slots=True)
-class _Token:
+@functools.lru_cache(maxsize=4096)
+def _ways(cls: ObjectClass) -> list[tuple[tuple[str, ...], _Way]]:
+    """Return every name that says something about a class, and what."""
+    usable = [word for word in cls.words if word not in _UNCHANGED and word not in _ADJECTIVES]
+    many = [plural for word in usable for plural in plurals(word)]
+    return [
+        (tuple(name.split()), way)
+        for names, way in (
+            (usable, _Way.SINGULAR),
+            (many, _Way.PLURAL),
+            (cls.longer, _Way.OTHER),
+        )
+        for name in names
+    ]
+
+
+class _Token(NamedTuple):
     word: str  #: lower case
     start: int
     end: int
