@@ -18,6 +18,8 @@ from roikit.sample import Rejection
 #: (N, 7) float64: x0, y0, x1, y1, score, index of the class, place in the file.
 Rows = npt.NDArray[np.float64]
 
+#: No coordinate lies that far out, in pixels or shares; arithmetic with larger ones overflows.
+_FAR = 1e9
 _NATIVE_ID = re.compile(r"[a-z0-9+-]{2,}:\S+")
 
 
@@ -49,7 +51,8 @@ class Detections:
         sane: npt.NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(rows[:, :5]), axis=1)
         scored = (rows[:, 4] >= 0) & (rows[:, 4] <= 1)
         in_order = (rows[:, 2] > rows[:, 0]) & (rows[:, 3] > rows[:, 1])
-        good = sane & scored & in_order
+        near = np.logical_and.reduce(np.abs(rows[:, :4]) < _FAR, axis=1)
+        good = sane & scored & in_order & near
         for i in np.flatnonzero(~good).tolist():
             box, score = rows[i, :4].tolist(), rows[i, 4].item()
             code, message = "E_BOX_EMPTY", f"box {box}: expected x0 < x1 and y0 < y1"
@@ -58,6 +61,8 @@ class Detections:
                 message = f"expected finite numbers, got box {box}, score {score}"
             elif not scored[i]:
                 code, message = "E_VALUE_RANGE", f"score: expected 0 to 1, got {score}"
+            elif not near[i]:
+                code, message = "E_VALUE_RANGE", f"box {box}: beyond any picture"
             place = found.record.format(int(rows[i, 6]))
             self.reject(key, reject(code, message, file=file, record=place))
         if good.any():
