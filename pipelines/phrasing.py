@@ -58,9 +58,12 @@ def draw(family: str, seed: int, key: str, turn: str) -> str:
         turn: the turn's place inside the sample, e.g. `9/category:4`.
     """
     templates = wordings(family)
-    place = "\0".join((str(seed), key, turn, family)).encode()
-    number = int.from_bytes(hashlib.blake2b(place, digest_size=8).digest(), "big")
-    return templates[number % len(templates)]
+    return templates[_number(seed, key, turn, family) % len(templates)]
+
+
+def _number(seed: int, key: str, turn: str, use: str) -> int:
+    place = "\0".join((str(seed), key, turn, use)).encode()
+    return int.from_bytes(hashlib.blake2b(place, digest_size=8).digest(), "big")
 
 
 def fill(template: str, **slots: str) -> str:
@@ -99,3 +102,7 @@ class Phraser:
             return hashlib.blake2b(name, digest_size=8).digest()
 
         return sorted(numbers, key=rank)
+
+    def toss(self, place: str) -> bool:
+        """Say yes to half of the places."""
+        return _number(self.seed, self.key, place, " coin") % 2 == 0

@@ -8,6 +8,7 @@ from pipelines import (
     coco,
     flickr30k,
     jsonl,
+    llava,
     lvis,
     paco,
     refcoco,
@@ -30,6 +31,7 @@ DATASETS: dict[str, DatasetSpec] = {
     "paco": paco.SPEC,
     "visual7w": visual7w.SPEC,
     "jsonl": jsonl.SPEC,
+    "llava": llava.SPEC,
 }
 
 

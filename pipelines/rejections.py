@@ -30,6 +30,7 @@ FAULTS: dict[str, str] = {
     "E_RECORD_INVALID": "the finished sample breaks a rule of the record",
     "E_REF_NO_ANNOTATION": "the text speaks of an object that has no usable box",
     "E_SIZE_MISMATCH": "the picture's shape is not the one its boxes were drawn on",
+    "E_TURN_ORDER": "the turns of a dialogue do not alternate, a person's first",
     "E_VALUE_RANGE": "a number is outside the range it may take",
     "E_XML_INVALID": "an annotation file is not valid XML, or holds a DOCTYPE or entities",
 }

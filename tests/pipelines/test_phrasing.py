@@ -18,6 +18,7 @@ SLOTS = {
     "pointing": ["question", "regions"],
     "reasoning-all": ["regions", "question"],
     "which-phrase": ["region"],
+    "named-regions": ["regions", "question"],
     "why": [],
 }
 
