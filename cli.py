@@ -66,7 +66,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document inst
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace what stands there from before.")
 ]
-Limit = Annotated[int | None, typer.Option(min=1, help="At most so many.", show_default="all")]
+Limit = Annotated[
+    int | None, typer.Option(min=1, help="Items a benchmark at most.", show_default="all")
+]
 Seed = Annotated[int, typer.Option(help="Seed of everything drawn at random.")]
 Workers = Annotated[
     int | None, typer.Option(min=1, help="Processes working at once.", show_default="one a core")

@@ -19,7 +19,7 @@ from roikit.images import read_header
 
 _logger = logging.getLogger(__name__)
 
-_INSTALL = 'install them with: pip install "roikit[photos]"'
+_INSTALL = 'install them with: make install, or pip install -e ".[photos]" where roikit lies'
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -56,7 +56,7 @@ class PickledArray:
             raise ValueError("an array without a type")  # noqa: TRY004 (it is the file's fault)
         data = self._data.encode("latin1") if isinstance(self._data, str) else self._data
         try:
-            flat = np.frombuffer(data, dtype=self._dtype.numpy()) if data else np.empty(0)
+            flat = np.frombuffer(data or b"", dtype=self._dtype.numpy())
             return flat.reshape(self._shape, order="F" if self._is_fortran else "C")
         except (TypeError, AttributeError, BufferError) as error:
             raise ValueError(str(error)) from error

@@ -86,8 +86,8 @@ def ask_together(
     """Ask a share of the independent lists of exchanges in one turn, answered region by region.
 
     In the other lists a region's features stand right before what is said of it. Here all regions
-    come first and the answer names each one, so the model must find features by their name, as
-    dialogues about several regions need it to.
+    come first, as in dialogues about several regions, and the answer names each one before it
+    speaks of it. The answer keeps the list's order.
 
     Args:
         conversation: of a sample; it comes back as it is unless it is independent and has two or

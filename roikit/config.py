@@ -6,6 +6,7 @@ nowhere else; a run saves its recipe resolved.
 """
 
 import difflib
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -15,6 +16,8 @@ from typing import Any
 from roikit.errors import UsageError
 
 STAGES = ("align", "stage1", "stage2")
+#: of the model, as a recipe's `train` names them
+PARTS = ("vision_tower", "projector", "region_encoder", "language_model")
 _RECIPES = Path(__file__).parent / "recipes"
 
 
@@ -186,9 +189,16 @@ def _check_stage(run: StageRecipe, table: str) -> None:
     for name in ("batch_size", "accumulation", "save_every", "max_tokens"):
         if getattr(run, name) < 1:
             raise UsageError(f"{table}.{name}: expected 1 or more, got {getattr(run, name)}")
-    for name in ("steps", "epochs", "lr", "lr_muon", "warmup", "max_exchanges", "keep"):
-        if getattr(run, name) < 0:
-            raise UsageError(f"{table}.{name}: expected 0 or more, got {getattr(run, name)}")
+    amounts = ("steps", "epochs", "lr", "lr_muon", "warmup", "max_exchanges", "keep")
+    for name in (*amounts, "weight_decay", "grad_clip"):
+        value = getattr(run, name)
+        if not (math.isfinite(value) and value >= 0):
+            raise UsageError(f"{table}.{name}: expected 0 or more, got {value}")
+    unknown = [part for part in run.train if part not in PARTS]
+    if unknown:
+        raise _unknown(f"{table}.train: `{unknown[0]}`", unknown[0], PARTS)
+    if run.optimizer not in ("adamw", "muon"):
+        raise UsageError(f"{table}.optimizer: expected `adamw` or `muon`, got `{run.optimizer}`")
     if not 0 <= run.asked_together <= 1:
         raise UsageError(f"{table}.asked_together: expected 0 to 1, got {run.asked_together}")
     if run.dtype not in ("auto", "bf16", "fp32"):
@@ -202,8 +212,12 @@ def _checked(value: Any, default: Any, path: str) -> Any:
         fits = isinstance(value, int | float)
         value = float(value) if fits else value
     elif isinstance(default, tuple):
-        fits = isinstance(value, list)
-        value = tuple(value) if fits else value
+        kind = type(default[0]) if default else str
+        fits = isinstance(value, list) and all(isinstance(item, kind) for item in value)
+        if not fits:
+            example = _toml(default or ("projector",))
+            raise UsageError(f"{path}: expected a list like `{example}`, got `{value}`")
+        value = tuple(value)
     else:
         fits = isinstance(value, type(default))
     if not fits:

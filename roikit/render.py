@@ -28,6 +28,8 @@ from rich.table import Table
 from rich.text import Text
 
 #: What stands to the right in a table: `12`, `1,234.5`, `98.2 %`, `1.5 MB`.
+#: C0 and C1 but for tab and line feed.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _NUMBER = re.compile(r"-?[\d,]+(\.\d+)?( (%|[kMGT]?B))?$")
 
 
@@ -66,12 +68,17 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str =
 
 def line(text: str) -> None:
     """Print one line of a result."""
-    print(text)
+    print(printable(text))
 
 
 def note(text: str) -> None:
     """Say something beside the result: it goes to stderr."""
-    print(text, file=sys.stderr)
+    print(printable(text), file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """Spell out control characters: texts come from strangers, and a terminal obeys them."""
+    return _CONTROL.sub(lambda match: repr(match[0])[1:-1], text)
 
 
 def console() -> Console:
@@ -89,7 +96,7 @@ def cell_text(value: Any) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:,.4g}"
-    return str(value)
+    return printable(str(value))
 
 
 def bytes_text(num_bytes: float) -> str:

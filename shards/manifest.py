@@ -189,11 +189,14 @@ def query(root: Path | str, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]
     """
     with connect(root) as connection:
         try:
+            if len(connection.extract_statements(sql)) != 1:
+                raise UsageError("query: expected one statement", hint="ask them one by one")
             result = connection.execute(sql)
             return [column[0] for column in result.description or []], result.fetchall()
         except duckdb.Error as error:
             said = str(error).partition("\n")[0]  # what follows repeats the statement
-            raise UsageError(f"query: {said}", hint=f"tables: {', '.join(TABLES)}") from error
+            hint = f"the manifest is for reading; its tables: {', '.join(TABLES)}"
+            raise UsageError(f"query: {said}", hint=hint) from error
 
 
 @contextlib.contextmanager

@@ -300,6 +300,8 @@ def test_mix_explain_gives_each_source_its_share(
         (["convert", "nothing", "world"], f"expected one of {', '.join(DATASETS)}, got `nothing`"),
         (["show", "coco-val-000099999"], "no sample `coco-val-000099999`"),
         (["query", "selct 1"], "syntax error"),
+        (["query", "select 1; select 2"], "expected one statement"),
+        (["query", "delete from regions"], "read-only"),
         (["train", "stage2"], "expected the run that stage2 starts from"),
         (["train", "align", "--recipe", "tiny", "--set", "align.stepz=3"], "align.stepz: unknown"),
         (["eval", "nothing"], "got `nothing`"),

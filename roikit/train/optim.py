@@ -34,7 +34,9 @@ def build_optimizers(model: nn.Module, run: StageRecipe) -> list[Optimizer]:
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        if id(parameter) in embedding_ids or parameter.ndim < 2 or name.endswith("_embedding"):
+        # what is no layer's weight is added to tokens: a ViT's `cls_token`, `position_embeddings`
+        is_added = not name.endswith("weight")
+        if id(parameter) in embedding_ids or parameter.ndim < 2 or is_added:
             plain.append(parameter)
         elif run.optimizer == "muon":
             matrices.append(parameter)

@@ -311,7 +311,7 @@ def test_a_missing_package_is_named_with_the_way_to_install_it(monkeypatch):
     monkeypatch.setattr(photographs, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match="`scikit-image`") as raised:
         write_photographs(Path("/nowhere"))
-    assert 'pip install "roikit[photos]"' in str(raised.value.hint)
+    assert 'pip install -e ".[photos]"' in str(raised.value.hint)
 
 
 @needs_pictures

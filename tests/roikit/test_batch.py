@@ -1,4 +1,3 @@
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -141,11 +140,3 @@ def test_boxes_travel_in_the_order_of_their_tokens(built: Any) -> None:
     assert torch.allclose(
         row.boxes_R4, torch.tensor([[0.5, 0, 1, 1], [0, 0, 0.5, 1]], dtype=torch.float32)
     )
-
-
-def test_a_region_beside_a_skipped_example_is_not_mixed_up(built: Any) -> None:
-    first = encode_example(make_example(3), built.processor, max_tokens=500)
-    again = encode_example(make_example(3), built.processor, max_tokens=500)
-    assert first is not None
-    assert again is not None
-    assert replace(first, pixels_3SS=again.pixels_3SS, boxes_R4=again.boxes_R4) == again

@@ -44,6 +44,13 @@ def test_overrides_take_toml_values_and_bare_words() -> None:
         ("stage1.steps=many", r"stage1\.steps: expected a value like `0`, got `many`", None),
         ("stage1.gradient_checkpointing=1", "expected a value like `false`", None),
         ("stage1", "expected `table.key=value`", None),
+        ("stage1.train=[projector]", r'a list like `\["projector"\]`, got `\[projector\]`', None),
+        ('stage1.train=["projectr"]', "`projectr`: unknown key", "did you mean `projector`"),
+        ('model.vision_layers=["x"]', r"a list like `\[-2\]`", None),
+        ("stage1.lr=nan", "expected 0 or more, got nan", None),
+        ("stage1.epochs=inf", "expected 0 or more, got inf", None),
+        ("stage1.grad_clip=-1", "expected 0 or more, got -1.0", None),
+        ("stage1.optimizer=sgd", "expected `adamw` or `muon`, got `sgd`", None),
     ],
 )
 def test_wrong_overrides_are_refused(override: str, message: str, hint: str | None) -> None:

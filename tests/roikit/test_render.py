@@ -68,3 +68,13 @@ def test_phases_name_themselves_on_stderr(capsys: pytest.CaptureFixture[str]) ->
         phases.phase("train")
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "convert coco\ntrain\n")
+
+
+def test_control_characters_are_spelled_out(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "a \x1b[31mred\x1b]0;title\x07 caf\u00e9\ttab\x9b1m"
+    shown = "a \\x1b[31mred\\x1b]0;title\\x07 caf\u00e9\ttab\\x9b1m"
+    render.line(text)
+    render.table(("text",), [(text,)])
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
+    assert printed.splitlines()[0] == shown

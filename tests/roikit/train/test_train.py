@@ -17,8 +17,9 @@ import torch
 from roikit.config import Recipe, StageRecipe
 from roikit.errors import RoikitError, UsageError
 from roikit.model.generate import load_model
+from roikit.model.vision import VitTower
 from roikit.sample import Example
-from roikit.train.checkpoint import find_latest
+from roikit.train.checkpoint import find_latest, save_checkpoint
 from roikit.train.loop import PARTS, Interrupted
 from roikit.train.metrics import read_metrics
 from roikit.train.muon import Muon, orthogonalise
@@ -172,6 +173,30 @@ def test_a_checkpoint_cut_short_is_passed_over(aligned: Path, tmp_path: Path) ->
     data.write_bytes(data.read_bytes()[:-10])
     assert run(out).resumed_from == 3
     assert losses(out) == losses(aligned)
+    assert find_latest(out / "checkpoints") == (out / "checkpoints" / "latest").resolve()
+
+
+def test_a_damaged_checkpoint_is_replaced_and_not_kept_for_a_sound_one(
+    built: Any, tmp_path: Path
+) -> None:
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(built.model.parameters())]
+
+    def save(step: int) -> Path:
+        return save_checkpoint(
+            tmp_path, step=step, model=built.model, optimizers=optimizers, state={}, keep=0
+        )
+
+    save(3)
+    data = max(save(6).glob("*.distcp"), key=lambda p: p.stat().st_size)
+    whole = data.read_bytes()
+    data.write_bytes(whole[:-10])
+    assert find_latest(tmp_path) is None
+    save(6)
+    assert data.read_bytes() == whole
+    assert find_latest(tmp_path) == tmp_path / "step-00000006"
+    data.write_bytes(whole[:-10])
+    save(5)  # older, but the only sound one
+    assert find_latest(tmp_path) == tmp_path / "step-00000005"
 
 
 def test_a_finished_run_is_left_alone_and_another_recipe_refused(aligned: Path) -> None:
@@ -210,6 +235,21 @@ def test_accumulation_equals_one_large_batch(tmp_path: Path) -> None:
 def test_a_loss_that_is_no_number_names_the_samples(tmp_path: Path) -> None:
     with pytest.raises(RoikitError, match=r"the loss is (nan|inf).*toy-train-"):
         run(tmp_path / "x", make_recipe(lr=1e30, warmup=0, grad_clip=0))
+
+
+def test_what_a_vit_adds_to_its_tokens_does_not_decay() -> None:
+    config = {
+        "model_type": "vit", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1,
+        "intermediate_size": 8, "image_size": 8, "patch_size": 4,
+    }  # fmt: skip
+    tower = VitTower(config, layers=(-1,))
+    recipe = replace(ALIGN, optimizer="muon", weight_decay=0.1)
+    muon = next(o for o in build_optimizers(tower, recipe) if type(o).__name__ == "Muon")
+    names = {id(p): name for name, p in tower.named_parameters()}
+    by_muon = [names[id(p)] for g in muon.param_groups for p in g["params"]]
+    assert by_muon
+    assert all(name.endswith("weight") for name in by_muon)
+    assert not any("position" in name or "token" in name for name in by_muon)
 
 
 def test_muon_takes_matrices_and_adamw_the_rest(built: Any) -> None:
