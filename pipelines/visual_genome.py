@@ -294,7 +294,7 @@ def _read_splits(path: Path | None, images: dict[int, VgImage]) -> dict[int, str
             )  # fmt: skip
         return listed
     log.warning(
-        "densecap's `%s` is not there: cutting our own split (90 %% train, 5 %% val, 5 %% test),"
+        "%s is not there: cutting our own split (90 %% train, 5 %% val, 5 %% test),"
         " whose figures do not compare with published ones",
         _SPLITS_NAME,
     )
