@@ -5,6 +5,7 @@ libraries are imported inside the commands, so that `roikit --help` starts at on
 by `roikit/__main__.py`.
 """
 
+import logging
 import os
 import shlex
 import sys
@@ -20,6 +21,8 @@ from roikit.errors import ChecksFailedError, RoikitError, UsageError
 
 if TYPE_CHECKING:
     from pipelines.run import SplitReport
+
+log = logging.getLogger(__name__)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -192,6 +195,9 @@ def convert(
         float | None,
         typer.Option(min=0, max=1, help="Share of records that may be bad.", show_default="0.01"),
     ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail where counts differ from the published ones.")
+    ] = False,
     max_shard_bytes: Annotated[
         int | None, typer.Option(min=1, help="Largest shard.", show_default="256 MiB")
     ] = None,
@@ -212,7 +218,7 @@ def convert(
     from pipelines.draft import SourceOptions
     from roikit import render
 
-    too_many: run.TooManyRejectsError | None = None
+    failed: run.FailedConversionError | None = None
     with render.progress(name, "pictures") as bar:
         try:
             reports = run.convert(
@@ -231,35 +237,42 @@ def convert(
                 limit=limit,
                 seed=seed,
                 workers=workers or os.cpu_count() or 1,
+                strict=strict,
                 overwrite=overwrite,
                 dry_run=dry_run,
                 progress=lambda p: bar(p.done, p.total, f"{name} {p.split}: {p.step}"),
                 command=shlex.join(["roikit", *sys.argv[1:]]),
                 **_given(max_rejects=max_rejects, max_shard_bytes=max_shard_bytes),
             )
-        except run.TooManyRejectsError as error:  # committed all the same: say what there is
-            reports, too_many = error.reports, error
+        except run.FailedConversionError as error:  # committed all the same: say what there is
+            reports, failed = error.reports, error
     if as_json:
         render.document(reports)
     else:
         _show_conversion(reports, dry_run=dry_run)
-    if too_many is not None:
-        raise too_many
+    if failed is not None:
+        raise failed
+    for difference in (text for report in reports for text in report.count_differences):
+        log.warning("counts differ: %s", difference)
 
 
 def _show_conversion(reports: "Sequence[SplitReport]", *, dry_run: bool) -> None:
     from roikit import render
 
-    columns = ("dataset", "split", "pictures", "used", "records", "used", "left out by policy")
+    def official(count: int | None) -> int | str:
+        return "-" if count is None else count
+
+    columns = ("dataset", "split", "pictures", "published", "used", "records", "published", "used")
     rows = [
         (
-            *(r.dataset, r.split, r.images_found, r.images_converted, r.records_found),
-            *(r.records_converted, r.records_by_policy, r.faults, r.num_shards),
+            *(r.dataset, r.split, r.images_found, official(r.official_images), r.images_converted),
+            *(r.records_found, official(r.official_records), r.records_converted),
+            *(r.records_by_policy, r.faults, r.num_shards),
             *(render.bytes_text(r.num_bytes), f"{r.seconds:.1f}"),
         )
         for r in reports
     ]
-    render.table((*columns, "faults", "shards", "size", "seconds"), rows)
+    render.table((*columns, "left out by policy", "faults", "shards", "size", "seconds"), rows)
     rejected = [(r.dataset, r.split, code, n) for r in reports for code, n in r.rejections.items()]
     if rejected:
         render.line("")

@@ -25,6 +25,11 @@ T = TypeVar("T")
 
 _WRONG_FILE = "is this the dataset's own file? docs/datasets.md names it"
 _WHITESPACE = re.compile(r"\s+")
+#: What msgspec says of a field, and the code for it.
+_FIELD_CODES = (
+    ("missing required field", "E_FIELD_MISSING"),
+    ("contains unknown field", "E_FIELD_UNKNOWN"),
+)
 
 
 def clean_text(text: str) -> str:
@@ -47,8 +52,12 @@ def map_file(path: Path) -> mmap.mmap | bytes:
         raise UsageError(f"`{path}`: cannot be read: {error.strerror or error}") from error
 
 
-def read_table(path: Path, lists: tuple[str, ...]) -> dict[str, list[Raw]]:
+def read_table(
+    path: Path, lists: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> dict[str, list[Raw]]:
     """Cut a JSON object of lists (COCO's form) into the records of the lists named.
+
+    Lists named in `optional` are left out of the result where the file lacks them.
 
     Raises:
         UsageError: the file is not JSON, or not an object holding these lists.
@@ -60,7 +69,8 @@ def read_table(path: Path, lists: tuple[str, ...]) -> dict[str, list[Raw]]:
         raise UsageError(
             f"`{path}`: expected a JSON object with `{missing[0]}`, found {found}", hint=_WRONG_FILE
         )
-    return {name: _split(path, table[name], list, f"`{name}`") for name in lists}
+    there = (*lists, *(name for name in optional if name in table))
+    return {name: _split(path, table[name], list, f"`{name}`") for name in there}
 
 
 def read_list(path: Path) -> list[Raw]:
@@ -111,13 +121,40 @@ def decode_record(
     try:
         return decoder.decode(raw)
     except msgspec.ValidationError as error:
-        message = str(error)
-        missing = "missing required field" in message
-        code = "E_FIELD_MISSING" if missing else "E_FIELD_TYPE"
-        return reject(code, _readable(message), file=file, record=record, native_id=native_id)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return _misfit(error, file, record, native_id)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         message = f"not valid JSON: {error}"
         return reject("E_JSON_INVALID", message, file=file, record=record, native_id=native_id)
+
+
+def convert_record(
+    value: Any, kind: type[T], *, file: str, record: str, native_id: str | None = None
+) -> T | Rejection:
+    """Do the same for a record that is decoded already: one of a pickle.
+
+    Args:
+        value: plain data.
+        kind: the struct that the record should be.
+        file: the source file's name, for the rejection.
+        record: the record's place in it, for the rejection.
+        native_id: of the image, where it is known.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        return _misfit(error, file, record, native_id)
+    except UnicodeEncodeError:  # a pickle can hold half surrogates, which nothing can write
+        message = "it holds text that is not Unicode"
+        return reject("E_FIELD_TYPE", message, file=file, record=record, native_id=native_id)
+
+
+def _misfit(
+    error: msgspec.ValidationError, file: str, record: str, native_id: str | None
+) -> Rejection:
+    """Make the rejection of a record that is not what its struct says."""
+    message = str(error)
+    code = next((code for words, code in _FIELD_CODES if words in message), "E_FIELD_TYPE")
+    return reject(code, _readable(message), file=file, record=record, native_id=native_id)
 
 
 def _readable(message: str) -> str:
@@ -125,6 +162,7 @@ def _readable(message: str) -> str:
     text, _, path = message.partition(" - at `$")
     path = path.rstrip("`").lstrip(".")
     text = text.replace("Object missing required field", "missing field")
+    text = text.replace("Object contains unknown field", "unknown field")
     text = text[:1].lower() + text[1:]
     return f"{path}: {text}" if path else text
 
@@ -139,7 +177,7 @@ def _split(path: Path, data: Any, kind: type[_Parts], what: str) -> _Parts:
         result: _Parts = msgspec.json.decode(data, type=parts)
     except msgspec.ValidationError as error:
         raise _not_a(kind, path, what) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return _split_leniently(path, data, kind, what, str(error))
     return result
 

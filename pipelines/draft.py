@@ -44,6 +44,14 @@ class SplitRecords:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class OfficialCounts:
+    """What a split holds as its publishers count it; None where they do not say."""
+
+    images: int | None = None
+    records: int | None = None  #: as `Draft.num_records` counts them
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class OpenSource:
     """A dataset's files, found and recognised."""
 
@@ -53,6 +61,8 @@ class OpenSource:
     splits: Mapping[str, Callable[[], SplitRecords]]
     #: splits that are there but converted only when named
     on_request: tuple[str, ...] = ()
+    #: by split, where they are known
+    official: Mapping[str, OfficialCounts] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,39 +15,13 @@ from typing import Any
 
 import msgspec
 
+from pipelines.coco_names import CATEGORIES, CATEGORY_IDS
 from pipelines.photographs_read import MENTION, Photograph
 
 _FIRST_ID = 900_000_000
 _HOST = "http://photographs.invalid"
 #: VCR calls a picture's folder its movie.
 _MOVIE = "photographs"
-
-#: COCO's 80 categories with their own ids, by supercategory. Source: instances_val2017.json.
-_CATEGORIES: tuple[tuple[str, dict[int, str]], ...] = (
-    ("person", {1: "person"}),
-    ("vehicle", {2: "bicycle", 3: "car", 4: "motorcycle", 5: "airplane"}),
-    ("vehicle", {6: "bus", 7: "train", 8: "truck", 9: "boat"}),
-    ("outdoor", {10: "traffic light", 11: "fire hydrant", 13: "stop sign"}),
-    ("outdoor", {14: "parking meter", 15: "bench"}),
-    ("animal", {16: "bird", 17: "cat", 18: "dog", 19: "horse", 20: "sheep", 21: "cow"}),
-    ("animal", {22: "elephant", 23: "bear", 24: "zebra", 25: "giraffe"}),
-    ("accessory", {27: "backpack", 28: "umbrella", 31: "handbag", 32: "tie", 33: "suitcase"}),
-    ("sports", {34: "frisbee", 35: "skis", 36: "snowboard", 37: "sports ball", 38: "kite"}),
-    ("sports", {39: "baseball bat", 40: "baseball glove", 41: "skateboard"}),
-    ("sports", {42: "surfboard", 43: "tennis racket"}),
-    ("kitchen", {44: "bottle", 46: "wine glass", 47: "cup", 48: "fork", 49: "knife"}),
-    ("kitchen", {50: "spoon", 51: "bowl"}),
-    ("food", {52: "banana", 53: "apple", 54: "sandwich", 55: "orange", 56: "broccoli"}),
-    ("food", {57: "carrot", 58: "hot dog", 59: "pizza", 60: "donut", 61: "cake"}),
-    ("furniture", {62: "chair", 63: "couch", 64: "potted plant", 65: "bed"}),
-    ("furniture", {67: "dining table", 70: "toilet"}),
-    ("electronic", {72: "tv", 73: "laptop", 74: "mouse", 75: "remote"}),
-    ("electronic", {76: "keyboard", 77: "cell phone"}),
-    ("appliance", {78: "microwave", 79: "oven", 80: "toaster", 81: "sink", 82: "refrigerator"}),
-    ("indoor", {84: "book", 85: "clock", 86: "vase", 87: "scissors", 88: "teddy bear"}),
-    ("indoor", {89: "hair drier", 90: "toothbrush"}),
-)
-CATEGORY_IDS = {name: number for _, group in _CATEGORIES for number, name in group.items()}
 
 _WORD = re.compile(MENTION.pattern + r"|[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*|[^\sA-Za-z0-9\[\]]")
 
@@ -62,7 +36,7 @@ def coco_files(photographs: Sequence[Photograph]) -> dict[str, bytes]:
     """
     categories = [
         {"supercategory": group, "id": number, "name": name}
-        for group, members in _CATEGORIES
+        for group, members in CATEGORIES
         for number, name in members.items()
     ]
     files = {}

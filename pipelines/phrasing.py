@@ -58,14 +58,22 @@ def draw(family: str, seed: int, key: str, turn: str) -> str:
         turn: the turn's place inside the sample, e.g. `9/category:4`.
     """
     templates = wordings(family)
-    place = "\0".join((str(seed), key, turn, family)).encode()
-    number = int.from_bytes(hashlib.blake2b(place, digest_size=8).digest(), "big")
-    return templates[number % len(templates)]
+    return templates[_number(seed, key, turn, family) % len(templates)]
+
+
+def _number(seed: int, key: str, turn: str, use: str) -> int:
+    place = "\0".join((str(seed), key, turn, use)).encode()
+    return int.from_bytes(hashlib.blake2b(place, digest_size=8).digest(), "big")
 
 
 def fill(template: str, **slots: str) -> str:
     """Put the slots' texts into a template; braces inside those texts pass through untouched."""
     return _SLOT.sub(lambda match: slots.get(match[1], match[0]), template)
+
+
+def enumerated(mentions: Sequence[str]) -> str:
+    """Join as a person would: `a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, (", ".join(mentions[:-1]), *mentions[-1:])))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,3 +93,16 @@ class Phraser:
         """
         template = draw(family, self.seed, self.key, place)
         return Turn(role="user", text=fill(template, **slots), phrasing=family)
+
+    def shuffle(self, numbers: Sequence[int], place: str) -> list[int]:
+        """Return the numbers, all different, in an order drawn for `place`."""
+
+        def rank(number: int) -> bytes:
+            name = "\0".join((str(self.seed), self.key, place, str(number))).encode()
+            return hashlib.blake2b(name, digest_size=8).digest()
+
+        return sorted(numbers, key=rank)
+
+    def toss(self, place: str) -> bool:
+        """Say yes to half of the places."""
+        return _number(self.seed, self.key, place, " coin") % 2 == 0

@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 
 import roikit
-from pipelines.draft import DatasetSpec, OpenSource, SourceOptions
+from pipelines.draft import DatasetSpec, OfficialCounts, OpenSource, SourceOptions
 from pipelines.engines import run_tasks, sigterm_as_exit
 from pipelines.plan import PLAN_DIR, Plan, make_plan, remove_plans, split_name
 from pipelines.registry import find_dataset
@@ -75,6 +75,22 @@ class SplitReport:
     seconds: float
     was_done: bool  #: it had been converted before, and nothing was written
     merkle_root: str | None  #: names the content; None on a dry run
+    official_images: int | None = None  #: as published; None where that is not known or `limit` cut
+    official_records: int | None = None
+
+    @property
+    def count_differences(self) -> list[str]:
+        """How the counts found differ from the published ones; empty where they agree."""
+        pairs = (
+            ("images", self.images_found, self.official_images),
+            ("records", self.records_found, self.official_records),
+        )
+        return [
+            f"{self.dataset} {self.split}: {found:,} {what}, published {official:,}"
+            f" ({found - official:+,})"
+            for what, found, official in pairs
+            if official is not None and found != official
+        ]
 
     @property
     def faults(self) -> int:
@@ -87,12 +103,20 @@ class SplitReport:
         return self.faults / self.records_found if self.records_found else 0.0
 
 
-class TooManyRejectsError(ChecksFailedError):
-    """A split lost more records to faults than allowed. It is committed all the same."""
+class FailedConversionError(ChecksFailedError):
+    """A split is committed, but is not as the user demanded."""
 
     def __init__(self, message: str, *, hint: str, reports: list[SplitReport]) -> None:
         super().__init__(message, hint=hint)
         self.reports = reports
+
+
+class TooManyRejectsError(FailedConversionError):
+    """A split lost more records to faults than allowed."""
+
+
+class CountsDifferError(FailedConversionError):
+    """A split holds another number of images or records than was published."""
 
 
 def convert(
@@ -107,6 +131,7 @@ def convert(
     seed: int = 0,
     workers: int = 1,
     max_rejects: float = DEFAULT_MAX_REJECTS,
+    strict: bool = False,
     max_shard_bytes: int = DEFAULT_MAX_SHARD_BYTES,
     overwrite: bool = False,
     dry_run: bool = False,
@@ -126,6 +151,7 @@ def convert(
         seed: of the order and of the wordings.
         workers: processes that make shards.
         max_rejects: share of the records that may be lost to faults, 0 to 1.
+        strict: end with an error where counts differ from the published ones.
         max_shard_bytes: a shard is cut before it grows larger.
         overwrite: replace shards that were made from other sources or settings.
         dry_run: read and check everything, write nothing.
@@ -138,6 +164,7 @@ def convert(
     Raises:
         UsageError: a wrong path, file or option.
         TooManyRejectsError: after the commit; it carries the reports.
+        CountsDifferError: as that, with `strict`.
         RoikitError: the disk is full, or a worker crashed.
     """
     _check_options(limit, workers, max_rejects, max_shard_bytes)
@@ -173,6 +200,7 @@ def convert(
             hint="are these the dataset's own annotation files?",
         )
     _check_faults(reports, max_rejects)
+    _check_counts(reports, strict)
     return reports
 
 
@@ -248,14 +276,14 @@ def _convert_split(job: _Job, split: str) -> SplitReport:
         if not any(shard.num_images for shard in plan.shards) and not plan.num_stray_records:
             log.info("%s: split `%s` holds no image", dataset, split)
             remove_plans(work, dataset, stored)
-            return _report(plan, TaskCounts(), started, None, was_done=False)
+            return _report(job, plan, TaskCounts(), started, None, was_done=False)
         claim_split(job.out, dataset, stored, plan_hash=plan.plan_hash, overwrite=job.overwrite)
         committed = _committed(job.out, dataset, stored, plan.plan_hash)
         if committed is not None:
             manifest.update(job.out, dataset, stored)  # the last run may have ended before it
             remove_plans(work, dataset, stored)
             counts = msgspec.convert(committed.settings["counts"], TaskCounts)
-            return _report(plan, counts, started, committed, was_done=True)
+            return _report(job, plan, counts, started, committed, was_done=True)
         try:
             counts = _run(job, plan, folder, job.out)
         except BaseException:
@@ -282,7 +310,7 @@ def _convert_split(job: _Job, split: str) -> SplitReport:
         )
         manifest.update(job.out, dataset, stored)
         remove_plans(work, dataset, stored)
-    return _report(plan, counts, started, committed, was_done=False)
+    return _report(job, plan, counts, started, committed, was_done=False)
 
 
 def _dry_run(job: _Job, split: str) -> SplitReport:
@@ -291,7 +319,7 @@ def _dry_run(job: _Job, split: str) -> SplitReport:
     with tempfile.TemporaryDirectory(prefix="roikit-") as work:
         plan, folder = _plan(job, split, Path(work))
         counts = _run(job, plan, folder, None)
-    return _report(plan, counts, started, None, was_done=False)
+    return _report(job, plan, counts, started, None, was_done=False)
 
 
 def _plan(job: _Job, split: str, work: Path) -> tuple[Plan, Path]:
@@ -342,6 +370,7 @@ def _committed(out: Path, dataset: str, split: str, plan_hash: str) -> DatasetIn
 
 
 def _report(
+    job: _Job,
     plan: Plan,
     counts: TaskCounts,
     started: float,
@@ -349,6 +378,8 @@ def _report(
     *,
     was_done: bool,
 ) -> SplitReport:
+    # A limited split is stored under a name of its own, which nobody has published counts of.
+    official = job.opened.official.get(plan.split, OfficialCounts())
     return SplitReport(
         dataset=plan.dataset,
         split=plan.split,
@@ -364,6 +395,8 @@ def _report(
         seconds=time.monotonic() - started,
         was_done=was_done,
         merkle_root=committed.merkle_root if committed else None,
+        official_images=official.images,
+        official_records=official.records,
     )
 
 
@@ -382,6 +415,17 @@ def _check_faults(reports: list[SplitReport], max_rejects: float) -> None:
         "`--max-rejects` allows more",
         reports=reports,
     )
+
+
+def _check_counts(reports: list[SplitReport], strict: bool) -> None:
+    differences = [text for report in reports for text in report.count_differences]
+    if strict and differences:
+        raise CountsDifferError(
+            f"counts differ from the published ones: {'; '.join(differences)}",
+            hint="the split is converted; are all files there, and of the release that "
+            "docs/datasets.md names?",
+            reports=reports,
+        )
 
 
 @contextmanager

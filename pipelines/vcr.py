@@ -30,12 +30,14 @@ from pipelines.draft import (
     Built,
     DatasetSpec,
     Draft,
+    OfficialCounts,
     OpenSource,
     Picture,
     SourceOptions,
     SplitRecords,
 )
 from pipelines.images import Frame, ImageRoots, image_roots, match_frame, safe_name
+from pipelines.phrasing import enumerated
 from pipelines.rejections import reject
 from pipelines.source import missing_files, require_folder, unusable_picture
 from pipelines.vcr_text import Tokens, class_name, detokenise, mentions_in
@@ -88,6 +90,14 @@ _named = msgspec.json.Decoder(_Named)
 _metadata = msgspec.json.Decoder(_Metadata)
 
 
+#: Source: the dataset's own page; a record is a question.
+_OFFICIAL = {
+    "train": OfficialCounts(images=80_418, records=212_923),
+    "val": OfficialCounts(images=9_929, records=26_534),
+    "test": OfficialCounts(images=9_557, records=25_263),
+}
+
+
 def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOptions) -> OpenSource:
     """Find VCR's files below `source`.
 
@@ -103,7 +113,7 @@ def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOption
     }
     if not splits:
         raise missing_files(source, SPEC.title, _EXPECTS)
-    return OpenSource(folder=source, roots=roots, splits=splits)
+    return OpenSource(folder=source, roots=roots, splits=splits, official=_OFFICIAL)
 
 
 def build(draft: Draft, picture: Picture) -> Built:
@@ -143,7 +153,7 @@ class _Scene:
     @property
     def listed(self) -> str:
         """All regions, as a lead-in lists them."""
-        return _enumerated([mention(i + 1) for i in range(len(self.regions))])
+        return enumerated([mention(i + 1) for i in range(len(self.regions))])
 
 
 def _read_scene(
@@ -348,11 +358,6 @@ def _said(text: str) -> Turn:
     return Turn(role="assistant", text=text)
 
 
-def _enumerated(mentions: Sequence[str]) -> str:
-    """Join as a person would: `a`, `a and b`, `a, b and c`."""
-    return " and ".join(filter(None, (", ".join(mentions[:-1]), *mentions[-1:])))
-
-
 def _text(tokens: Tokens, field: str, scene: _Scene, where: dict[str, str]) -> str | Rejection:
     """Make the record's text of a token list."""
     parts: list[str | None] = []
@@ -374,7 +379,7 @@ def _text(tokens: Tokens, field: str, scene: _Scene, where: dict[str, str]) -> s
             message = f"{field}[{i}]: expected object indices, got an empty list"
             return reject("E_FIELD_TYPE", message, **where)
         parts.append(None)
-        spoken.append(_enumerated(list(dict.fromkeys(numbers))))
+        spoken.append(enumerated(list(dict.fromkeys(numbers))))
     text = detokenise(parts, spoken)
     if not _CLASS_WORD.search(text):
         return reject("E_PHRASE_EMPTY", f"{field}: expected a text, got `{text}`", **where)

@@ -27,6 +27,7 @@ from pipelines.draft import (
     Built,
     DatasetSpec,
     Draft,
+    OfficialCounts,
     OpenSource,
     Picture,
     SourceOptions,
@@ -35,6 +36,7 @@ from pipelines.draft import (
 from pipelines.images import ImageRoots, image_roots, match_frame, safe_name
 from pipelines.rejections import reject
 from pipelines.source import missing_files, relative_name, require_folder, unusable_picture
+from pipelines.visual_genome_images import IMAGES_NAME, VgImage, photograph_id, read_images
 from roikit.errors import UsageError
 from roikit.mentions import escape, mention
 from roikit.sample import Conversation, Region, Rejection, Source, Turn
@@ -42,21 +44,11 @@ from roikit.sample import Conversation, Region, Rejection, Source, Turn
 log = logging.getLogger(__name__)
 
 _REGIONS_NAME = "region_descriptions.json"
-_IMAGES_NAME = "image_data.json"
 _SPLITS_NAME = "densecap_splits.json"
-_EXPECTS = (_REGIONS_NAME, _IMAGES_NAME, _SPLITS_NAME, "VG_100K/", "VG_100K_2/")
+_EXPECTS = (_REGIONS_NAME, IMAGES_NAME, _SPLITS_NAME, "VG_100K/", "VG_100K_2/")
 _FOLDERS = ("VG_100K", "VG_100K_2")
 _SPLITS = ("train", "val", "test")
 _UNLISTED = "unlisted"
-
-
-class _Image(msgspec.Struct, gc=False):
-    url: str
-    image_id: int | None = None
-    id: int | None = None  #: version 1.0's name of `image_id`
-    width: int | None = None
-    height: int | None = None
-    coco_id: int | None = None
 
 
 class _Entry(msgspec.Struct):
@@ -101,13 +93,24 @@ class Payload(msgspec.Struct, array_like=True):
     prefix: str  #: of a region's place, e.g. `[12].regions`
 
 
-_images = msgspec.json.Decoder(_Image)
 _entries = msgspec.json.Decoder(_Entry)
 _regions = msgspec.json.Decoder(_Region)
 _flat_images = msgspec.json.Decoder(_FlatImage)
 _flat_regions = msgspec.json.Decoder(_FlatRegion)
 _owners = msgspec.json.Decoder(_Owner)
 _raw_lists = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+#: Of the regions as they were released (version 1.2), in densecap's splits, and of GRiT's files.
+_DENSECAP = {
+    "train": OfficialCounts(images=77_398, records=3_684_063),
+    "val": OfficialCounts(images=5_000),
+    "test": OfficialCounts(images=5_000, records=238_069),
+}
+_GRIT = {
+    "train": OfficialCounts(images=77_396, records=3_596_689),
+    "test": OfficialCounts(images=5_000, records=232_935),
+}
 
 
 def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOptions) -> OpenSource:
@@ -120,17 +123,24 @@ def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOption
     roots = image_roots((source, source / "images", source / "vg_all"), extra_roots)
     splits = {}
     if (source / _REGIONS_NAME).is_file():
-        if not (source / _IMAGES_NAME).is_file():
-            raise missing_files(source, SPEC.title, (_IMAGES_NAME,))
+        if not (source / IMAGES_NAME).is_file():
+            raise missing_files(source, SPEC.title, (IMAGES_NAME,))
+        lists = _find_splits(source, options.split_file)
         for name in (*_SPLITS, _UNLISTED):
-            splits[name] = partial(_read, source, roots, name)
+            splits[name] = partial(_read, source, roots, lists, name)
+        official = _DENSECAP if lists else {}
     else:
+        official = _GRIT
+        if options.split_file is not None:
+            raise UsageError("`--split-file`: GRiT's files are split already; it is of no use here")
         for name in ("train", "test"):
             if (source / f"{name}.json").is_file():
                 splits[name] = partial(_read_flat, source, source / f"{name}.json", roots)
     if not splits:
         raise missing_files(source, SPEC.title, _EXPECTS)
-    return OpenSource(folder=source, roots=roots, splits=splits, on_request=(_UNLISTED,))
+    return OpenSource(
+        folder=source, roots=roots, splits=splits, on_request=(_UNLISTED,), official=official
+    )
 
 
 def build(draft: Draft, picture: Picture) -> Built:
@@ -206,10 +216,10 @@ def _rejection(code: str, message: str, draft: Draft, record: str) -> Rejection:
     return reject(code, message, file=draft.source_file, record=record, native_id=draft.native_id)
 
 
-def _read(source: Path, roots: ImageRoots, split: str) -> SplitRecords:
+def _read(source: Path, roots: ImageRoots, lists: Path | None, split: str) -> SplitRecords:
     """Read the official pair of files and keep what belongs to `split`."""
-    images, strays = _read_images(source / _IMAGES_NAME)
-    listed, splits_path = _read_splits(source, images)
+    images, strays = read_images(source / IMAGES_NAME)
+    listed = _read_splits(lists, images)
     wanted = {i for i in images if listed.get(i, _UNLISTED) == split}
     drafts: list[Draft] = []
     own: list[Rejection] = []
@@ -224,7 +234,7 @@ def _read(source: Path, roots: ImageRoots, split: str) -> SplitRecords:
         if image_id is None:
             strays.append(reject("E_FIELD_MISSING", "missing field `id`", **where))
         elif image_id not in images:
-            message = f"image {image_id} is not in {_IMAGES_NAME}"
+            message = f"image {image_id} is not in {IMAGES_NAME}"
             strays.append(reject("E_IMAGE_UNKNOWN", message, **where))
         elif image_id in wanted and image_id in seen:
             message = f"image {image_id} occurs twice"
@@ -246,40 +256,28 @@ def _read(source: Path, roots: ImageRoots, split: str) -> SplitRecords:
         payload = Payload(b"[]", None, "")
         record = f"image {image_id}"
         drafts.append(_draft(images[image_id], image_id, record, payload, 0, roots))
-    files = [source / _REGIONS_NAME, source / _IMAGES_NAME]
-    if splits_path is not None:
-        files.append(splits_path)
+    files = [source / _REGIONS_NAME, source / IMAGES_NAME]
+    if lists is not None:
+        files.append(lists)
     # Records of no known image are the same for every split: they are counted with the first only.
     if split == _SPLITS[0]:
         own = strays + own
     return SplitRecords(drafts=drafts, rejections=own, source_files=tuple(files))
 
 
-def _read_images(path: Path) -> tuple[dict[int, _Image], list[Rejection]]:
-    images: dict[int, _Image] = {}
-    strays: list[Rejection] = []
-    for i, raw in enumerate(read_list(path)):
-        where = {"file": path.name, "record": f"[{i}]"}
-        image = decode_record(_images, raw, **where)
-        if isinstance(image, Rejection):
-            strays.append(image)
-            continue
-        image_id = image.image_id if image.image_id is not None else image.id
-        if image_id is None:
-            strays.append(reject("E_FIELD_MISSING", "missing field `image_id`", **where))
-        elif image_id in images:
-            message = f"image {image_id} occurs twice"
-            strays.append(reject("E_RECORD_DUPLICATE", message, **where))
-        else:
-            images[image_id] = image
-    return images, strays
+def _find_splits(source: Path, named: Path | None) -> Path | None:
+    """Return densecap's list of splits: the one named, or one that lies with the source."""
+    if named is not None:
+        if not named.is_file():
+            raise UsageError(f"`{named}`: expected densecap's `{_SPLITS_NAME}`, found no file")
+        return named
+    places = (source / _SPLITS_NAME, source / "info" / _SPLITS_NAME)
+    return next((path for path in places if path.is_file()), None)
 
 
-def _read_splits(source: Path, images: dict[int, _Image]) -> tuple[dict[int, str], Path | None]:
-    """Return each listed image's split, and the file that lists them."""
-    for path in (source / _SPLITS_NAME, source / "info" / _SPLITS_NAME):
-        if not path.is_file():
-            continue
+def _read_splits(path: Path | None, images: dict[int, VgImage]) -> dict[int, str]:
+    """Return each listed image's split; of our own cut, where there is no list."""
+    if path is not None:
         try:
             lists = msgspec.json.decode(map_file(path), type=dict[str, list[int]])
         except msgspec.DecodeError as error:
@@ -294,13 +292,13 @@ def _read_splits(source: Path, images: dict[int, _Image]) -> tuple[dict[int, str
                 "%s: %d of %d images are in none of its lists: `--split %s` converts them",
                 path.name, unlisted, len(images), _UNLISTED,
             )  # fmt: skip
-        return listed, path
+        return listed
     log.warning(
-        "%s is not there: cutting our own split (90 %% train, 5 %% val, 5 %% test), whose figures"
-        " do not compare with published ones",
-        source / _SPLITS_NAME,
+        "%s is not there: cutting our own split (90 %% train, 5 %% val, 5 %% test),"
+        " whose figures do not compare with published ones",
+        _SPLITS_NAME,
     )
-    return {i: _own_split(_native_id(i, image)) for i, image in images.items()}, None
+    return {i: _own_split(photograph_id(i, image)) for i, image in images.items()}
 
 
 def _own_split(native_id: str) -> str:
@@ -309,13 +307,13 @@ def _own_split(native_id: str) -> str:
     return "train" if share < 0.9 else "val" if share < 0.95 else "test"
 
 
-def _native_id(image_id: int, image: _Image) -> str:
-    """Name the photograph: half of Visual Genome are COCO's photographs, and known as such."""
-    return f"vg:{image_id}" if image.coco_id is None else f"coco:{image.coco_id}"
-
-
 def _draft(
-    image: _Image, image_id: int, record: str, payload: Payload, num_records: int, roots: ImageRoots
+    image: VgImage,
+    image_id: int,
+    record: str,
+    payload: Payload,
+    num_records: int,
+    roots: ImageRoots,
 ) -> Draft:
     # Which of the two folders a picture is in can be learnt from its URL only.
     parts = PurePosixPath(image.url.partition("?")[0]).parts[-2:]
@@ -327,7 +325,7 @@ def _draft(
         Draft(
             group=str(image_id),
             file=named,
-            native_id=_native_id(image_id, image),
+            native_id=photograph_id(image_id, image),
             root=None,
             num_bytes=0,
             image_wh=(image.width, image.height) if image.width and image.height else None,
@@ -407,4 +405,5 @@ SPEC = DatasetSpec(
     families=("caption",),
     open_source=open_source,
     build=build,
+    options=("split_file",),
 )

@@ -20,7 +20,7 @@ REQUIRED: dict[str, tuple[str, str]] = {
     "fsspec": ("fsspec", "training, evaluation, chat: torch and transformers ask for it"),
     "gguf": ("gguf", "the preset `small`: its language model is read from GGUF"),
     "jinja2": ("jinja2", "chat templates: training, evaluation, chat"),
-    "lvis": ("lvis", "nothing in this version, which reads no LVIS"),
+    "lvis": ("lvis", "converting LVIS and PACO: their class names"),
     "matplotlib": ("matplotlib", "the loss plot; the labels' font on drawn pictures"),
     "msgspec": ("msgspec", "everything: records are read with it"),
     "numpy": ("numpy", "everything"),

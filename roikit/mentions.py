@@ -9,7 +9,8 @@ ours.
 import re
 from collections.abc import Iterable
 
-_TAG = re.compile(r"(<+)(?=(/?\|?[A-Za-z_][\w|]*)>)")
+# Starts where a run of `<` starts: else a long run would be tried from each of its characters.
+_TAG = re.compile(r"(?<!<)(<+)(?=(/?\|?[A-Za-z_][\w|]*)>)")
 _REGION = re.compile(r"region([1-9]\d*)")
 
 

@@ -25,6 +25,8 @@ REGION_TOKEN = "<|region|>"
 _GUARD_START, _GUARD_END = "\ue000", "\ue001"
 _NAME = re.compile(r"<region([1-9]\d*)>|\bregion ?([1-9]\d*)\b", re.IGNORECASE)
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+#: Options that a multiple-choice question may have: each is called by a letter.
+MAX_OPTIONS = len(_LETTERS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

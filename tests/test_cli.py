@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import roikit.__main__ as entry
+from pipelines.registry import DATASETS
 from roikit import paths
 from roikit.errors import ChecksFailedError, CorruptSampleError, UsageError
 
@@ -167,7 +168,7 @@ def test_datasets_says_what_is_converted(
     at_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = {one["name"]: one for one in result(capsys, monkeypatch, "datasets")}
-    assert list(found) == ["coco", "vg", "vcr"]
+    assert list(found) == list(DATASETS)
     assert found["coco"]["source"] == str(at_home / "data" / "coco")
     assert found["vcr"]["converted"].keys() == {"train", "val", "test"}
 
@@ -296,7 +297,7 @@ def test_mix_explain_gives_each_source_its_share(
     ("arguments", "said"),
     [
         (["convert", "coco", "no-such-folder"], "`no-such-folder`: expected a folder"),
-        (["convert", "nothing", "world"], "expected one of coco, vg, vcr, got `nothing`"),
+        (["convert", "nothing", "world"], f"expected one of {', '.join(DATASETS)}, got `nothing`"),
         (["show", "coco-val-000099999"], "no sample `coco-val-000099999`"),
         (["query", "selct 1"], "syntax error"),
         (["query", "select 1; select 2"], "expected one statement"),

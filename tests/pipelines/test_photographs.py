@@ -9,11 +9,11 @@ import msgspec
 import pytest
 
 from pipelines import photographs
+from pipelines.coco_names import CATEGORY_IDS
 from pipelines.draft import Draft, Picture, SourceOptions
 from pipelines.photographs import find_picture, image_roots, write_photographs
 from pipelines.photographs_read import load_photographs
 from pipelines.photographs_write import (
-    CATEGORY_IDS,
     coco_files,
     tokens,
     vcr_files,

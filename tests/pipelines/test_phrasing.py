@@ -10,8 +10,15 @@ from roikit.errors import UsageError
 SLOTS = {
     "category": ["region"],
     "caption": ["region"],
+    "grounded-caption": ["regions"],
     "image-caption": [],
+    "refer": ["region"],
+    "refer-appearance": ["region"],
+    "refer-sentence": ["region"],
+    "pointing": ["question", "regions"],
     "reasoning-all": ["regions", "question"],
+    "which-phrase": ["region"],
+    "named-regions": ["regions", "question"],
     "why": [],
 }
 
@@ -52,6 +59,18 @@ def test_golden_draw() -> None:
     assert phrasing.draw("why", 0, "vcr-train-000000042", "train-97/all:2") == (
         "What makes you say that?"
     )
+
+
+def test_a_list_reads_as_a_person_would_say_it() -> None:
+    lists = [[], ["a"], ["a", "b"], ["a", "b", "c"]]
+    assert list(map(phrasing.enumerated, lists)) == ["", "a", "a and b", "a, b and c"]
+
+
+def test_a_shuffled_list_depends_on_seed_key_and_place_only() -> None:
+    phraser = phrasing.Phraser(seed=0, key="flickr30k-train-000000001")
+    orders = {tuple(phraser.shuffle([1, 2, 3], str(i))) for i in range(100)}
+    assert len(orders) == 6
+    assert phraser.shuffle([3, 1, 2], "x") == phraser.shuffle([1, 2, 3], "x")
 
 
 def test_filling_leaves_braces_of_the_text_alone() -> None:

@@ -1,6 +1,7 @@
 import errno
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import msgspec
 import pytest
 
 from pipelines import engines, task
+from pipelines.registry import DATASETS
 from pipelines.run import Progress, TooManyRejectsError, convert
 from roikit.errors import RoikitError, UsageError
 from shards.layout import commit_path, manifest_path, split_dir
@@ -327,5 +329,7 @@ def test_an_output_path_that_is_a_file_is_refused(coco_tree: WriteTree, tmp_path
 
 
 def test_an_unknown_dataset_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="expected one of coco, vg, vcr, got `cocoa`"):
+    with pytest.raises(
+        UsageError, match=re.escape(f"expected one of {', '.join(DATASETS)}, got `cocoa`")
+    ):
         convert("cocoa", tmp_path, tmp_path)

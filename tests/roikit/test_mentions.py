@@ -32,3 +32,10 @@ def test_literal_tags_beside_mentions() -> None:
 
 def test_region_zero_and_other_tags_are_text() -> None:
     assert split_mentions("<region0> <region01> <b> a<b") == ["<region0> <region01> <b> a<b"]
+
+
+def test_a_long_run_of_brackets_takes_no_time() -> None:
+    # Tried from each of its characters, it would take minutes.
+    text = "<" * 100_000
+    assert escape(text) == text
+    assert split_mentions(text + mention(1)) == [text[:50_000], 1]

@@ -1,0 +1,57 @@
+"""LVIS v1: boxes of 1,203 classes on COCO's photographs.
+
+Reads `lvis_v1_{train,val}.json`, and `lvis_v1_minival_inserted_image_name.json` on request: its
+photographs are those of `val` that lie in COCO's val2017. `pipelines/lvis_form.py` reads the files
+and makes the conversations.
+
+Federated labels: a class is labelled in full only where an image has boxes of it and does not list
+it in `not_exhaustive_category_ids`; it is absent only where the image lists it in
+`neg_category_ids`; in every other case nobody looked. Nothing here says that an object is absent,
+and the record has no place for the two lists, so they are not read.
+
+Source: lvisdataset.org; Gupta et al., arXiv 1908.03195.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipelines.draft import DatasetSpec, OpenSource, SourceOptions
+from pipelines.images import image_roots
+from pipelines.lvis_form import FOLDERS, build, find_splits, v05_refused
+from pipelines.source import missing_files, require_folder
+
+_FILES = {
+    "train": "lvis_v1_train.json",
+    "val": "lvis_v1_val.json",
+    "minival": "lvis_v1_minival_inserted_image_name.json",
+}
+_EXPECTS = (_FILES["train"], _FILES["val"], *(f"{folder}/" for folder in FOLDERS))
+
+
+def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOptions) -> OpenSource:
+    """Find LVIS's annotation files in `source` or in its `annotations`.
+
+    Raises:
+        UsageError: no such folder, none of the files in it, or only those of v0.5.
+    """
+    require_folder(source, SPEC.title, _EXPECTS)
+    roots = image_roots((source, source / "images"), extra_roots)
+    splits = find_splits(source, _FILES, roots)
+    if not splits:
+        for folder in (source, source / "annotations"):
+            for path in sorted(folder.glob("lvis_v0.5_*.json")):
+                raise v05_refused(path, f"found `{path.name}`")
+        raise missing_files(source, SPEC.title, _EXPECTS)
+    on_request = ("minival",) if len(splits) > 1 and "minival" in splits else ()
+    return OpenSource(folder=source, roots=roots, splits=splits, on_request=on_request)
+
+
+SPEC = DatasetSpec(
+    name="lvis",
+    title="LVIS",
+    version=1,
+    expects=_EXPECTS,
+    families=("category",),
+    open_source=open_source,
+    build=build,
+)
