@@ -148,7 +148,7 @@ def datasets(shards: Shards, as_json: Json = False) -> None:
 @app.command(rich_help_panel=DATA)
 def convert(
     name: Annotated[
-        str, typer.Argument(help="coco, vg or vcr; see `roikit datasets`.", show_default=False)
+        str, typer.Argument(help="The dataset; `roikit datasets` lists them.", show_default=False)
     ],
     source: Annotated[
         Path | None,
