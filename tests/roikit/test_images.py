@@ -104,3 +104,9 @@ def test_size_is_bounded_before_decoding(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_extension_follows_the_content() -> None:
     assert images.extension(images.read_header(encoded(picture(), "PNG"))) == "png"
     assert images.extension(images.read_header(encoded(picture()))) == "jpg"
+
+
+def test_what_is_no_picture_says_so_in_the_same_words_every_time() -> None:
+    with pytest.raises(CorruptSampleError) as caught:
+        images.read_header(b"certainly no picture")
+    assert str(caught.value) == "not a picture of a known format"
