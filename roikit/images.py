@@ -105,7 +105,7 @@ def _open(data: bytes) -> PIL.Image.Image:
         picture = PIL.Image.open(io.BytesIO(data), formats=_FORMATS)
     except PIL.UnidentifiedImageError as error:
         # Pillow's message holds a memory address, and rejections must be the same in every run
-        raise CorruptSampleError("not a picture of a known format") from error
+        raise CorruptSampleError("not a readable picture: of no known format") from error
     except _PILLOW_ERRORS as error:
         raise CorruptSampleError(f"not a readable picture: {_first_line(error)}") from error
     width, height = picture.size

@@ -109,4 +109,4 @@ def test_extension_follows_the_content() -> None:
 def test_what_is_no_picture_says_so_in_the_same_words_every_time() -> None:
     with pytest.raises(CorruptSampleError) as caught:
         images.read_header(b"certainly no picture")
-    assert str(caught.value) == "not a picture of a known format"
+    assert str(caught.value) == "not a readable picture: of no known format"
