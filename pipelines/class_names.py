@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 #: How many categories LVIS v1 has, and v0.5, whose ids mean other things.
 LVIS_CLASSES = 1203
-_LVIS_V05_CLASSES = 1230
+LVIS_V05_CLASSES = 1230
 #: Where a comma is missing in GPT4RoI's tuple of LVIS names (0-based): `shaver_(electric)` and
 #: `shaving_cream` are one string, every later class bears the next one's name, and `background`
 #: stands last: 265 wrong names. Source: GPT4RoI `gpt4roi/datasets/det_llava.py`.
@@ -107,7 +107,7 @@ def require_lvis(table: ClassTable, path: Path) -> None:
         UsageError: its ids do not run from 1, or it is LVIS v0.5's.
     """
     hint = "give LVIS v1's annotation file (lvis_v1_train.json or lvis_v1_val.json)"
-    if len(table.names) == _LVIS_V05_CLASSES:
+    if len(table.names) == LVIS_V05_CLASSES:
         found = f"{len(table.names):,}, as LVIS v0.5 has, whose ids mean other classes"
         raise UsageError(
             f"`{path}`: expected LVIS v1's {LVIS_CLASSES:,} categories, found {found}", hint=hint

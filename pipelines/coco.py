@@ -94,7 +94,7 @@ _images = msgspec.json.Decoder(_Image)
 _captions = msgspec.json.Decoder(_Caption)
 
 
-#: Captions are counted where their file is there. Those of 2014 have no boxes counted here.
+#: Published counts; those of captions are the ones commonly cited. Of 2014 only images are known.
 _IMAGES = {"train2017": 118_287, "val2017": 5_000, "train2014": 82_783, "val2014": 40_504}
 _BOXES = {"train2017": 860_001, "val2017": 36_781}
 _CAPTIONS = {"train2017": 591_753, "val2017": 25_014}

@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from pipelines.annotations import Raw, clean_text, decode_record, read_table
+from pipelines.class_names import LVIS_V05_CLASSES
 from pipelines.coco_form import (
     Box,
     Gathered,
@@ -36,6 +37,7 @@ from pipelines.coco_form import (
     make_draft,
     read_categories,
 )
+from pipelines.coco_names import photograph_id
 from pipelines.draft import Built, Draft, Picture, SplitRecords
 from pipelines.images import ImageRoots, match_frame
 from pipelines.rejections import reject
@@ -46,10 +48,7 @@ from roikit.sample import Rejection
 #: Folders of COCO's photographs that LVIS and PACO draw on.
 FOLDERS = ("train2017", "val2017")
 
-#: Classes of LVIS v0.5, whose ids mean other classes than v1's.
-_NUM_CLASSES_V05 = 1230
 _SEPARATORS = re.compile(r"[_:]")
-_COCO_NUMBER = re.compile(r"(?:COCO_[a-z]+\d{4}_)?(\d{12})\.jpg", re.ASCII)
 
 
 class _Image(msgspec.Struct, gc=False):
@@ -108,8 +107,8 @@ def read_split(source: Path, path: Path, roots: ImageRoots) -> SplitRecords:
         UsageError: the file is not JSON in this form, or is LVIS v0.5.
     """
     table = read_table(path, ("images", "annotations", "categories"))
-    if len(table["categories"]) == _NUM_CLASSES_V05:
-        raise v05_refused(path, f"found {_NUM_CLASSES_V05:,} classes")
+    if len(table["categories"]) == LVIS_V05_CLASSES:
+        raise v05_refused(path, f"found {LVIS_V05_CLASSES:,} classes")
     file = relative_name(path, source)
     gathered: dict[int, Gathered] = {}
     strays: list[Rejection] = []
@@ -155,8 +154,8 @@ def _read_image(file: str, raw: Raw, record: str) -> Gathered | Rejection:
         message = "missing field `coco_url`, or it does not end in folder and file of a picture"
         return reject("E_FIELD_MISSING", message, file=file, record=record)
     base = PurePosixPath(named).name or named
-    number = _COCO_NUMBER.fullmatch(base)
-    if number and int(number[1]) != image.id:
+    number = photograph_id(base)
+    if number is not None and number != image.id:
         message = f"image id {image.id} is not the number of its picture `{named}`"
         return reject("E_NAME_MISMATCH", message, file=file, record=record)
     names = (path, image.file_name, *(f"{folder}/{base}" for folder in FOLDERS), base)

@@ -27,9 +27,9 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-#: What stands to the right in a table: `12`, `1,234.5`, `98.2 %`, `1.5 MB`.
 #: C0 and C1 but for tab and line feed.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+#: What stands to the right in a table: `12`, `1,234.5`, `98.2 %`, `1.5 MB`.
 _NUMBER = re.compile(r"-?[\d,]+(\.\d+)?( (%|[kMGT]?B))?$")
 
 
