@@ -255,13 +255,17 @@ def test_an_option_it_has_no_use_for_is_refused(source: Path, tmp_path: Path) ->
     assert not (tmp_path / "out").exists()
 
 
-def test_counts_stand_beside_the_published_ones(source: Path, tmp_path: Path) -> None:
+def test_counts_stand_beside_the_published_ones(
+    source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (report,) = convert("coco", source, tmp_path / "out", splits=["train"], max_rejects=1)
     assert report.official_images == 118_287
     assert f"{report.images_found} images, published 118,287" in report.count_differences[0]
     with pytest.raises(CountsDifferError, match="published 118,287") as caught:
         convert("coco", source, tmp_path / "out", splits=["train"], max_rejects=1, strict=True)
     assert caught.value.reports[0].was_done
-    (part,) = convert("coco", source, tmp_path / "out", splits=["train"], max_rejects=1, limit=3)
+    options = {"splits": ["train"], "max_rejects": 1, "limit": 3, "strict": True}
+    (part,) = convert("coco", source, tmp_path / "out", **options)
+    assert "nothing was compared" in caplog.text
     assert part.official_images is None
     assert not part.count_differences
