@@ -430,8 +430,7 @@ def _check_counts(reports: list[SplitReport], strict: bool) -> None:
     if differences:
         raise CountsDifferError(
             f"counts differ from the published ones: {'; '.join(differences)}",
-            hint="the split is converted; are all files there, and of the release that "
-            "docs/datasets.md names?",
+            hint="are all files there, and of the release that docs/datasets.md names?",
             reports=reports,
         )
 
