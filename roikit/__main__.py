@@ -1,8 +1,8 @@
 """The `roikit` command: run `cli.app`, and end every failure in one line, a hint and an exit code.
 
-The one module of this package that looks up, at `cli`. `cli`, `pipelines` and `shards` are ordinary
-top-level names, so a file of the same name in the working directory could stand in front of ours:
-that is found before it runs. Exit codes: design, section 9.
+The one module of this package that looks up, at `cli`. `cli`, `commands`, `pipelines` and `shards`
+are ordinary top-level names, so a file of that name in the working directory could stand before
+ours: that is found before it runs. Exit codes: design, section 9.
 """
 
 import errno
@@ -56,12 +56,12 @@ def main() -> NoReturn:
 
 
 def check_imports() -> None:
-    """Make sure that `cli`, `pipelines` and `shards` are the ones that belong to this package.
+    """Make sure that the other top-level modules are the ones that belong to this package.
 
     Raises:
         UsageError: another module of that name stands first on the import path.
     """
-    for name in ("cli", "pipelines", "shards"):
+    for name in ("cli", "commands", "pipelines", "shards"):
         spec = importlib.util.find_spec(name)
         places = [] if spec is None else [spec.origin, *(spec.submodule_search_locations or ())]
         found = [Path(place).resolve() for place in places if place is not None]

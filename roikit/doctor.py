@@ -1,6 +1,6 @@
 """What this machine has, and what each missing piece switches off.
 
-Returns data; `cli.py` shows it. Uses the standard library alone, so that it works where every
+Returns data; `commands/` shows it. Uses the standard library alone, so that it works where every
 package is missing or broken: packages are imported in processes of their own, and one that crashes
 or hangs is reported like one that raises. `python -m roikit.doctor` prints the plain report even
 where the command line cannot start.

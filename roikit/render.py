@@ -1,6 +1,6 @@
 """How results look on a terminal: tables and JSON on stdout, progress on stderr.
 
-Knows rich and plain values, not what they mean: `cli.py` turns results into rows.
+Knows rich and plain values, not what they mean: `commands/` turns results into rows.
 """
 
 import json

@@ -19,7 +19,7 @@ from roikit import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Each may import itself and what stands before it.
-LAYERS = ("roikit", "shards", "pipelines", "cli")
+LAYERS = ("roikit", "shards", "pipelines", "commands", "cli")
 HEAVY = ("torch", "transformers", "webdataset")
 
 
@@ -200,7 +200,7 @@ def test_the_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
     held = set(zipfile.ZipFile(wheel).namelist())
     wanted = {"cli.py"} | {
         path.relative_to(ROOT).as_posix()
-        for layer in ("roikit", "shards", "pipelines")
+        for layer in ("roikit", "shards", "pipelines", "commands")
         for path in (ROOT / layer).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }

@@ -1,0 +1,181 @@
+"""Convert a dataset, and list those that can be converted."""
+
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from commands.options import Json, Overwrite, Seed, Shards, Workers, given
+from roikit import paths
+
+if TYPE_CHECKING:
+    from pipelines.run import SplitReport
+
+log = logging.getLogger(__name__)
+
+
+def datasets(shards: Shards, as_json: Json = False) -> None:
+    """List the datasets that can be converted, and what is converted already.
+
+    Example: roikit datasets
+    """
+    from pipelines.registry import DATASETS
+    from roikit import render
+    from shards.commit import list_datasets
+
+    there = list_datasets(shards)
+    found: list[dict[str, Any]] = [
+        {"name": name, "title": spec.title, "source": paths.source_dir(name)}
+        | {"expects": spec.expects}
+        | {"converted": {info.split: info.samples for info in there if info.dataset == name}}
+        for name, spec in DATASETS.items()
+    ]
+    if as_json:
+        return render.document(found)
+    for one in found:
+        one["expects"] = " ".join(one["expects"])
+        one["converted"] = ", ".join(f"{s} {n:,}" for s, n in one["converted"].items()) or None
+    columns = ("name", "dataset", "looked for in", "expects there", "samples converted")
+    render.table(columns, [tuple(one.values()) for one in found])
+
+
+def convert(
+    name: Annotated[
+        str, typer.Argument(help="The dataset; `roikit datasets` lists them.", show_default=False)
+    ],
+    source: Annotated[
+        Path | None,
+        typer.Argument(help="Folder of the official files.", show_default="data/NAME"),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the shards.", show_default="data/shards")
+    ] = None,
+    split: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The dataset's own name; may be given several times.", show_default="all there"
+        ),
+    ] = None,
+    images: Annotated[
+        list[Path] | None,
+        typer.Option(help="Further folder that pictures lie in; may be given several times."),
+    ] = None,
+    split_by: Annotated[
+        str | None,
+        typer.Option(help="Whose splits, where several lie side by side: unc, umd or google."),
+    ] = None,
+    split_file: Annotated[
+        Path | None, typer.Option(help="File that lists the pictures of each split.")
+    ] = None,
+    detections: Annotated[Path | None, typer.Option(help="File of detected boxes.")] = None,
+    categories: Annotated[
+        Path | None,
+        typer.Option(help="Annotation file that names the detected classes, e.g. LVIS's."),
+    ] = None,
+    faithful: Annotated[
+        bool,
+        typer.Option(
+            "--faithful", help="Bring back GPT4RoI's defects that change the training text."
+        ),
+    ] = False,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Pictures a split, kept apart as e.g. train-first1000."),
+    ] = None,
+    seed: Seed = 0,
+    workers: Workers = None,
+    max_rejects: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Share of records that may be bad.", show_default="0.01"),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail where counts differ from the published ones.")
+    ] = False,
+    max_shard_bytes: Annotated[
+        int | None, typer.Option(min=1, help="Largest shard.", show_default="256 MiB")
+    ] = None,
+    overwrite: Overwrite = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read and check everything, write nothing.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Convert a dataset's official files into shards.
+
+    Bad records are rejected, counted and kept in the manifest with their place; the rest is
+    converted. Interrupt it as you like: the same command goes on, and gives the same bytes.
+
+    Example: roikit convert vcr data/vcr --split val --limit 1000
+    """
+    from pipelines import run
+    from pipelines.draft import SourceOptions
+    from roikit import render
+
+    failed: run.FailedConversionError | None = None
+    with render.progress(name, "pictures") as bar:
+        try:
+            reports = run.convert(
+                name,
+                source if source is not None else paths.source_dir(name),
+                out if out is not None else paths.shards_dir(),
+                splits=split or None,
+                image_roots=images or (),
+                options=SourceOptions(
+                    split_by=split_by,
+                    split_file=split_file,
+                    detections=detections,
+                    categories=categories,
+                    faithful=faithful,
+                ),
+                limit=limit,
+                seed=seed,
+                workers=workers or os.cpu_count() or 1,
+                strict=strict,
+                overwrite=overwrite,
+                dry_run=dry_run,
+                progress=lambda p: bar(p.done, p.total, f"{name} {p.split}: {p.step}"),
+                command=shlex.join(["roikit", *sys.argv[1:]]),
+                **given(max_rejects=max_rejects, max_shard_bytes=max_shard_bytes),
+            )
+        except run.FailedConversionError as error:  # committed all the same: say what there is
+            reports, failed = error.reports, error
+    if as_json:
+        render.document(reports)
+    else:
+        _show_conversion(reports, dry_run=dry_run)
+    if failed is not None:
+        raise failed
+    for difference in (text for report in reports for text in report.count_differences):
+        log.warning("counts differ: %s", difference)
+
+
+def _show_conversion(reports: "Sequence[SplitReport]", *, dry_run: bool) -> None:
+    from roikit import render
+
+    def official(count: int | None) -> int | str:
+        return "-" if count is None else count
+
+    columns = ("dataset", "split", "pictures", "published", "used", "records", "published", "used")
+    rows = [
+        (
+            *(r.dataset, r.split, r.images_found, official(r.official_images), r.images_converted),
+            *(r.records_found, official(r.official_records), r.records_converted),
+            *(r.records_by_policy, r.faults, r.num_shards),
+            *(render.bytes_text(r.num_bytes), f"{r.seconds:.1f}"),
+        )
+        for r in reports
+    ]
+    render.table((*columns, "left out by policy", "faults", "shards", "size", "seconds"), rows)
+    rejected = [(r.dataset, r.split, code, n) for r in reports for code, n in r.rejections.items()]
+    if rejected:
+        render.line("")
+        render.table(("dataset", "split", "rejected", "records"), rejected)
+    if dry_run:
+        render.note("dry run: nothing was written")
+    elif all(report.was_done for report in reports):
+        render.note("all of it was converted before; nothing was written")

@@ -1,0 +1,52 @@
+"""Options that mean the same in every command."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from roikit import paths
+
+
+class Stage(StrEnum):
+    """The steps of training, in order."""
+
+    ALIGN = "align"
+    STAGE1 = "stage1"
+    STAGE2 = "stage2"
+
+
+Shards = Annotated[
+    Path,
+    typer.Option(
+        "--shards",
+        default_factory=paths.shards_dir,
+        show_default="data/shards",
+        help="Folder of the shards.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what stands there from before.")
+]
+Limit = Annotated[
+    int | None, typer.Option(min=1, help="Items a benchmark at most.", show_default="all")
+]
+Seed = Annotated[int, typer.Option(help="Seed of everything drawn at random.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Processes working at once.", show_default="one a core")
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder of a run or model.", show_default="the newest of runs/stage2, runs/stage1"
+    ),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+Dtype = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Return the options that were given: what is None keeps the library's default."""
+    return {name: value for name, value in options.items() if value is not None}
