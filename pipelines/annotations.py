@@ -21,6 +21,9 @@ from roikit.sample import Rejection
 #: One record's JSON, not decoded yet.
 Raw = msgspec.Raw | bytes | memoryview
 
+#: What reading bytes that are no JSON, or nested without end, may raise.
+JSON_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 T = TypeVar("T")
 
 _WRONG_FILE = "is this the dataset's own file? docs/datasets.md names it"
@@ -122,7 +125,7 @@ def decode_record(
         return decoder.decode(raw)
     except msgspec.ValidationError as error:
         return _misfit(error, file, record, native_id)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except JSON_ERRORS as error:
         message = f"not valid JSON: {error}"
         return reject("E_JSON_INVALID", message, file=file, record=record, native_id=native_id)
 
@@ -177,7 +180,7 @@ def _split(path: Path, data: Any, kind: type[_Parts], what: str) -> _Parts:
         result: _Parts = msgspec.json.decode(data, type=parts)
     except msgspec.ValidationError as error:
         raise _not_a(kind, path, what) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except JSON_ERRORS as error:
         return _split_leniently(path, data, kind, what, str(error))
     return result
 

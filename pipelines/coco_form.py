@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from pipelines.annotations import Raw, clean_text, decode_record
+from pipelines.annotations import JSON_ERRORS, Raw, clean_text, decode_record
 from pipelines.draft import Built, Draft, Picture
 from pipelines.images import Frame, ImageRoots, safe_name
 from pipelines.rejections import reject
@@ -179,7 +179,7 @@ def owner(raw: Raw, gathered: Mapping[int, Gathered]) -> Gathered | None:
     """Return the image of a record that does not fit its struct, where it can be read."""
     try:
         return gathered.get(_owners.decode(raw).image_id)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except JSON_ERRORS:
         return None
 
 

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from pipelines.annotations import Raw, clean_text, decode_record, read_table
+from pipelines.annotations import JSON_ERRORS, Raw, clean_text, decode_record, read_table
 from pipelines.draft import Draft, SplitRecords
 from pipelines.flickr30k_record import (
     Box,
@@ -232,7 +232,7 @@ def _owner(raw: Raw, captions: dict[int, _Owned]) -> _Owned | None:
     """Return the caption of a bad record, where its `image_id` can be read."""
     try:
         return captions.get(_owners.decode(raw).image_id)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except JSON_ERRORS:
         return None
 
 

@@ -25,7 +25,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from pipelines.annotations import decode_record, read_lines
+from pipelines.annotations import JSON_ERRORS, decode_record, read_lines
 from pipelines.draft import (
     Built,
     DatasetSpec,
@@ -209,7 +209,7 @@ def _read_scene(
 def _named_by_questions(payload: Payload) -> list[str]:
     """Return the objects' names as the questions give them, for metadata that lacks them."""
     for _, line in payload.lines:
-        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+        with contextlib.suppress(*JSON_ERRORS):
             return _named.decode(line).objects
     return []
 

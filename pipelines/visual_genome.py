@@ -22,7 +22,15 @@ from typing import Any
 
 import msgspec
 
-from pipelines.annotations import Raw, clean_text, decode_record, map_file, read_list, read_table
+from pipelines.annotations import (
+    JSON_ERRORS,
+    Raw,
+    clean_text,
+    decode_record,
+    map_file,
+    read_list,
+    read_table,
+)
 from pipelines.draft import (
     Built,
     DatasetSpec,
@@ -243,7 +251,7 @@ def _read(source: Path, roots: ImageRoots, lists: Path | None, split: str) -> Sp
             seen.add(image_id)
             try:
                 num_regions = len(_raw_lists.decode(entry.regions))
-            except msgspec.DecodeError:
+            except JSON_ERRORS:
                 message = "regions: expected a list"
                 own.append(reject("E_FIELD_TYPE", message, **where))
                 continue
@@ -280,7 +288,7 @@ def _read_splits(path: Path | None, images: dict[int, VgImage]) -> dict[int, str
     if path is not None:
         try:
             lists = msgspec.json.decode(map_file(path), type=dict[str, list[int]])
-        except msgspec.DecodeError as error:
+        except JSON_ERRORS as error:
             raise UsageError(
                 f"`{path}`: expected an object of lists of image ids: {error}",
                 hint=f"get densecap's `info/{_SPLITS_NAME}` again, or remove the file",

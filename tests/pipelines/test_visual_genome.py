@@ -149,6 +149,15 @@ def test_without_densecaps_lists_we_cut_our_own_and_say_so(
     assert sizes == {report.split: report.images_found for report in again}
 
 
+@pytest.mark.parametrize("damage", [b"{", b"\x9e", b'{"a": "\x9e"}', b"[" * 5000, b'{"train": 1}'])
+def test_a_damaged_list_of_splits_is_one_clear_error(
+    source: Path, shards: Any, damage: bytes
+) -> None:
+    (source / "densecap_splits.json").write_bytes(damage)
+    with pytest.raises(UsageError, match="expected an object of lists of image ids"):
+        convert("vg", source, shards.root)
+
+
 def test_grits_flat_form_is_read_too(tree: Any, shards: Any) -> None:
     tree.json(
         "train.json",
