@@ -49,9 +49,11 @@ def main() -> NoReturn:
         message, hint, code = describe(error)
         if hint is None and not isinstance(error, RoikitError) and not debug:
             hint = "run again with --debug to see where"
-        print(f"error: {message}", file=sys.stderr)
-        if hint is not None:
-            print(f"hint: {hint}", file=sys.stderr)
+        from roikit.render import printable
+
+        for kind, text in (("error", message), ("hint", hint)):
+            if text is not None:
+                print(printable(f"{kind}: {' '.join(text.splitlines())}"), file=sys.stderr)
     sys.exit(code)
 
 

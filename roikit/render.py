@@ -28,7 +28,7 @@ from rich.table import Table
 from rich.text import Text
 
 #: C0 and C1 but for tab and line feed.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 #: What stands to the right in a table: `12`, `1,234.5`, `98.2 %`, `1.5 MB`.
 _NUMBER = re.compile(r"-?[\d,]+(\.\d+)?( (%|[kMGT]?B))?$")
 
@@ -77,7 +77,10 @@ def note(text: str) -> None:
 
 
 def printable(text: str) -> str:
-    """Spell out control characters: texts come from strangers, and a terminal obeys them."""
+    """Spell out control characters: texts come from strangers, and a terminal obeys them.
+
+    Half surrogates are spelled out, too: no stream can write them.
+    """
     return _CONTROL.sub(lambda match: repr(match[0])[1:-1], text)
 
 

@@ -86,6 +86,18 @@ def test_an_unexpected_error_is_one_line_unless_debugging(
     assert said.endswith("error: ValueError: a defect\n")
 
 
+def test_what_strangers_wrote_cannot_reach_the_terminal_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(**_: Any) -> None:
+        raise UsageError("found `a\nb`, `\x1b[2J` and `\ud800`", hint="look\nthere")
+
+    monkeypatch.setattr("cli.app", fail)
+    assert run(monkeypatch) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said == [r"error: found `a b`, `\x1b[2J` and `\ud800`", "hint: look there"]
+
+
 def test_debug_may_stand_anywhere_but_not_behind_two_dashes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
