@@ -17,6 +17,8 @@ Box = tuple[float, float, float, float]
 
 #: How far, in pixels, a rescaled size may lie from the real one: both were rounded once.
 _ROUNDING_PX = 2.0
+#: No annotation is drawn on a picture larger than this; a file may still say so.
+_LARGEST_SIDE = 1 << 31
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,7 +123,7 @@ def match_frame(header: ImageHeader, annotated_wh: tuple[int, int] | None) -> Fr
     """
     upright = (header.width, header.height)
     named = upright if annotated_wh is None else annotated_wh
-    if min(named) < 1:
+    if min(named) < 1 or max(named) > _LARGEST_SIDE:
         return None
     if named == upright:
         return Frame(header=header, annotated_wh=named, is_turned=False)

@@ -131,6 +131,7 @@ def header(width: int, height: int, orientation: int = 1) -> ImageHeader:
         ((640, 480), (480, 640), False),
         ((640, 480), (640, 400), False),
         ((0, 480), (640, 480), False),
+        ((10**400, 480), (640, 480), False),
     ],
 )
 def test_a_constant_factor_fits_and_another_shape_does_not(
