@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from pipelines.annotations import decode_record, read_table
+from pipelines.class_labels import bare_name, spoken_names
 from roikit.errors import UsageError
 from roikit.sample import Rejection
 
@@ -138,10 +139,10 @@ def named_classes(names: Sequence[str], synonyms: Sequence[Sequence[str]]) -> li
                 for end in range(start + 1, len(parts) + 1):
                     by_part[" ".join(parts[start:end])].add(word)
     classes = []
-    for name, words in zip(names, own, strict=True):
+    for label, words in zip(spoken_names(names), own, strict=True):
         longer = {other for word in words for other in by_part[word]} - set(words)
         unambiguous = tuple(word for word in words if len(bearers[word]) == 1)
-        classes.append(ObjectClass(display_name(name), unambiguous, tuple(sorted(longer))))
+        classes.append(ObjectClass(label, unambiguous, tuple(sorted(longer))))
     return classes
 
 
@@ -150,15 +151,6 @@ def shifted_classes(names: Sequence[str]) -> list[ObjectClass]:
     fused = [*names, _FILLER]
     fused[_FUSED_AT : _FUSED_AT + 2] = ["".join(fused[_FUSED_AT : _FUSED_AT + 2])]
     return [ObjectClass(name) for name in fused]
-
-
-def display_name(name: str) -> str:
-    """Return the name as a person writes it: `bat_(animal)` gives `bat`.
-
-    One of LVIS's names has another name after its parenthesis; it goes, too.
-    """
-    spaced = " ".join(name.partition("(")[0].replace("_", " ").split())
-    return spaced or " ".join(name.split())
 
 
 def _table(found: dict[int, _Category]) -> ClassTable:
@@ -172,5 +164,5 @@ def _table(found: dict[int, _Category]) -> ClassTable:
 
 def _words(names: Sequence[str]) -> tuple[str, ...]:
     """Return the names that can be looked for word by word, each once."""
-    shown = (display_name(name).lower() for name in names)
+    shown = (bare_name(name).lower() for name in names)
     return tuple(dict.fromkeys(n for n in shown if all(map(_WORD.fullmatch, n.split())) and n))

@@ -18,7 +18,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.class_names import ClassTable, display_name
+from pipelines.class_labels import bare_name, spoken_names
+from pipelines.class_names import ClassTable
 from pipelines.detections import Detections, Found, Rows, image_key
 from pipelines.rejections import reject
 from roikit.errors import UsageError
@@ -126,9 +127,12 @@ class _Reader:
         self.detections = Detections(
             names=list(table.names) if table else [], synonyms=list(table.synonyms) if table else []
         )
-        self.classes = {_plain(n): i for i, n in reversed(list(enumerate(self.detections.names)))}
-        # A name in the table's own spelling goes before one that only reads the same.
-        self.classes |= {name: i for i, name in enumerate(self.detections.names)}
+        names = self.detections.names
+        self.classes = {_plain(name): i for i, name in reversed(list(enumerate(names)))}
+        # A name as we write it, or in the table's own spelling, goes before one that only reads
+        # the same.
+        self.classes |= {name: i for i, name in enumerate(spoken_names(names))}
+        self.classes |= {name: i for i, name in enumerate(names)}
         self.chunks: dict[str, list[Rows]] = defaultdict(list)
         self.sizes: dict[str, tuple[float, float]] = {}
         self.images: set[str] = set()
@@ -207,7 +211,7 @@ class _Reader:
 
 
 def _plain(name: str) -> str:
-    return display_name(name).lower()
+    return bare_name(name).lower()
 
 
 def _texts(batch: Any, name: str) -> tuple[list[str], Any]:

@@ -3,7 +3,6 @@ from typing import Any
 import pytest
 
 from pipelines.class_names import (
-    display_name,
     read_class_table,
     require_lvis,
     shifted_classes,
@@ -13,20 +12,6 @@ from roikit.errors import UsageError
 
 def table(*ids: int, **more: Any) -> dict[str, Any]:
     return {"categories": [{"id": i, "name": f"c{i}", **more} for i in ids]}
-
-
-@pytest.mark.parametrize(
-    ("name", "shown"),
-    [
-        ("traffic_light", "traffic light"),
-        ("bat_(animal)", "bat"),
-        ("monitor_(computer_equipment) computer_monitor", "monitor"),
-        ("Band_Aid", "Band Aid"),
-        ("(odd)", "(odd)"),
-    ],
-)
-def test_names_are_shown_as_a_person_writes_them(name: str, shown: str) -> None:
-    assert display_name(name) == shown
 
 
 def test_the_missing_comma_makes_265_names_wrong() -> None:
