@@ -90,6 +90,12 @@ class Payload(msgspec.Struct, array_like=True):
     captions: list[Caption] = []
 
 
+class MaskedPayload(Payload):
+    """The same with masks. Apart, so that drafts without them stay what they are."""
+
+    segmentations: dict[int, bytes] = {}  #: by annotation id, JSON
+
+
 _images = msgspec.json.Decoder(_Image)
 _captions = msgspec.json.Decoder(_Caption)
 
@@ -128,7 +134,9 @@ def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOption
             if name != part:
                 on_request.append(name)
             cut = f"{part}{year}"
-            splits[name] = partial(_read, source, instances, captions, cut, roots)
+            splits[name] = partial(
+                _read, source, instances, captions, cut, roots, with_masks=options.masks
+            )
             official[name] = _official(cut, instances.is_file(), captions.is_file())
     if not splits:
         raise missing_files(source, SPEC.title, _EXPECTS)
@@ -153,13 +161,21 @@ def _official(cut: str, has_boxes: bool, has_captions: bool) -> OfficialCounts:
 def build(draft: Draft, picture: Picture) -> Built:
     """Turn one image's boxes and captions into conversations."""
     built = Built()
-    payload = msgspec.convert(draft.payload, Payload)
+    payload = msgspec.convert(draft.payload, MaskedPayload)
     built.num_by_policy = payload.num_crowds
     frame = match_frame(picture.header, draft.image_wh)
     if frame is None:
         built.rejections.append(unusable_picture("E_SIZE_MISMATCH", draft, picture.header))
         return built
-    add_category_conversation(built, draft, payload.boxes, frame, picture)
+    add_category_conversation(
+        built,
+        draft,
+        payload.boxes,
+        frame,
+        picture,
+        segmentations=payload.segmentations,
+        native_labels={},
+    )
     if payload.captions:
         built.conversations.append(_caption_conversation(draft, payload, picture))
         built.num_converted += len(payload.captions)
@@ -182,7 +198,13 @@ def _caption_conversation(draft: Draft, payload: Payload, picture: Picture) -> C
 
 
 def _read(
-    source: Path, instances: Path, captions: Path, folder: str, roots: ImageRoots
+    source: Path,
+    instances: Path,
+    captions: Path,
+    folder: str,
+    roots: ImageRoots,
+    *,
+    with_masks: bool,
 ) -> SplitRecords:
     """Read and join one split's two files."""
     gathered: dict[int, Gathered] = {}
@@ -200,13 +222,17 @@ def _read(
     if instances in tables:
         name = relative_name(instances, source)
         labels = read_categories(tables[instances]["categories"], name, strays)
-        add_boxes(tables[instances]["annotations"], labels, name, gathered, strays)
+        raws = tables[instances]["annotations"]
+        add_boxes(raws, labels, name, gathered, strays, with_masks=with_masks)
     if captions in tables:
         _add_captions(tables[captions]["annotations"], captions_file, gathered, said, strays)
     drafts = []
     for entry in gathered.values():
         own = said.get(entry.id, [])
-        payload = Payload(entry.num_crowds, captions_file, entry.boxes, own)
+        said_of_it = (entry.num_crowds, captions_file, entry.boxes, own)
+        payload = Payload(*said_of_it)
+        if with_masks:
+            payload = MaskedPayload(*said_of_it, entry.segmentations)
         drafts.append(make_draft(entry, payload, roots))
     return SplitRecords(drafts=drafts, rejections=strays, source_files=tuple(files))
 
@@ -250,4 +276,5 @@ SPEC = DatasetSpec(
     families=("category", "image-caption"),
     open_source=open_source,
     build=build,
+    options=("masks",),
 )

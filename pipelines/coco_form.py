@@ -7,7 +7,8 @@ says that itself.
 
 Source: cocodataset.org "Data format". Boxes are [x, y, width, height], floats, 0-based, x + width
 being the right edge. Crowd boxes describe groups and are left out, as every detection code base
-does. LVIS and PACO have no `iscrowd`: it is 0 then. Masks are not read.
+does. LVIS and PACO have no `iscrowd`: it is 0 then. Masks are carried along, not decoded, where
+they are asked for; `pipelines/masks.py` reads them in the task.
 """
 
 import math
@@ -19,6 +20,7 @@ import msgspec
 from pipelines.annotations import JSON_ERRORS, Raw, clean_text, decode_record
 from pipelines.draft import Built, Draft, Picture
 from pipelines.images import Frame, ImageRoots, safe_name
+from pipelines.masks import with_mask
 from pipelines.rejections import reject
 from roikit.mentions import escape, mention
 from roikit.sample import Conversation, Region, Rejection, Source, Turn
@@ -49,6 +51,8 @@ class Gathered(msgspec.Struct):
     num_crowds: int = 0
     num_records: int = 0
     rejections: list[Rejection] = []
+    #: masks by annotation id, JSON; they point into the mapped file until the draft is written
+    segmentations: dict[int, bytes] = {}
 
     @property
     def native_id(self) -> str:
@@ -64,6 +68,10 @@ class _Annotation(msgspec.Struct, gc=False):
     iscrowd: int | bool = 0
 
 
+class _MaskedAnnotation(_Annotation, gc=False):
+    segmentation: msgspec.Raw = msgspec.Raw(b"null")
+
+
 class _Category(msgspec.Struct):
     id: Int64
     name: str
@@ -74,6 +82,7 @@ class _Owner(msgspec.Struct):
 
 
 _annotations = msgspec.json.Decoder(_Annotation)
+_masked_annotations = msgspec.json.Decoder(_MaskedAnnotation)
 _categories = msgspec.json.Decoder(_Category)
 _owners = msgspec.json.Decoder(_Owner)
 
@@ -130,6 +139,8 @@ def add_boxes(
     file: str,
     gathered: Mapping[int, Gathered],
     strays: list[Rejection],
+    *,
+    with_masks: bool,
 ) -> None:
     """Give each image its boxes, and its records that are no boxes.
 
@@ -139,11 +150,13 @@ def add_boxes(
         file: the annotation file's name.
         gathered: images by id.
         strays: rejections that belong to no image; added to.
+        with_masks: keep the masks, too.
     """
     seen: set[int] = set()
+    decoder: msgspec.json.Decoder[Any] = _masked_annotations if with_masks else _annotations
     for i, raw in enumerate(raws):
         record = f"annotations[{i}]"
-        box = decode_record(_annotations, raw, file=file, record=record)
+        box: _Annotation | Rejection = decode_record(decoder, raw, file=file, record=record)
         if isinstance(box, Rejection):
             put(box, owner(raw, gathered), strays)
             continue
@@ -156,6 +169,8 @@ def add_boxes(
         if fault is None:
             entry.num_records += 1
             entry.boxes.append(Box(i, box.id, labels[box.category_id], box.bbox))
+            if isinstance(box, _MaskedAnnotation):
+                entry.segmentations[box.id] = memoryview(box.segmentation)  # type: ignore[assignment]
         else:
             code, message = fault
             entry.num_crowds += code == "E_CROWD"
@@ -218,7 +233,14 @@ def make_draft(entry: Gathered, payload: Any, roots: ImageRoots) -> Draft:
 
 
 def add_category_conversation(
-    built: Built, draft: Draft, boxes: Sequence[Box], frame: Frame, picture: Picture
+    built: Built,
+    draft: Draft,
+    boxes: Sequence[Box],
+    frame: Frame,
+    picture: Picture,
+    *,
+    segmentations: Mapping[int, bytes],
+    native_labels: Mapping[str, str],
 ) -> None:
     """Turn one image's boxes into regions and one conversation, an exchange a box.
 
@@ -228,31 +250,37 @@ def add_category_conversation(
         boxes: its boxes.
         frame: how they come to lie on the picture.
         picture: draws the questions.
+        segmentations: masks by annotation id; empty where they are not asked for.
+        native_labels: how the file spells the labels that read otherwise there.
     """
     turns: list[Turn] = []
     conversation_id = f"{draft.group}/category"
     for box in boxes:
+        where = {
+            "file": draft.source_file,
+            "record": f"annotations[{box.index}]",
+            "native_id": draft.native_id,
+        }
         x, y, width, height = box.bbox_xywh
         placed = frame.place((x, y, x + width, y + height))
         if isinstance(placed, str):
             message = f"bbox {list(box.bbox_xywh)} in a picture of {frame.annotated_wh}"
-            built.rejections.append(
-                reject(
-                    placed,
-                    message,
-                    file=draft.source_file,
-                    record=f"annotations[{box.index}]",
-                    native_id=draft.native_id,
-                )
-            )
+            built.rejections.append(reject(placed, message, **where))
             continue
         box_xyxy, is_clipped = placed
         built.num_clipped += is_clipped
         built.num_converted += 1
-        built.regions.append(Region(box_xyxy=box_xyxy, label=box.label, native_id=str(box.id)))
+        region = Region(
+            box_xyxy=box_xyxy,
+            label=box.label,
+            native_id=str(box.id),
+            native_label=native_labels.get(box.label, msgspec.UNSET),
+        )
+        mask = segmentations.get(box.id)
+        built.regions.append(with_mask(region, mask, frame, built, **where))
         place = f"{conversation_id}:{len(turns)}"
-        region = mention(len(built.regions))
-        turns.append(picture.phraser.ask("category", place, region=region))
+        mentioned = mention(len(built.regions))
+        turns.append(picture.phraser.ask("category", place, region=mentioned))
         turns.append(Turn(role="assistant", text=escape(box.label)))
     if turns:
         source = Source(file=draft.source_file, record=f"image {draft.group}")

@@ -73,6 +73,7 @@ class SourceOptions:
     split_file: Path | None = None  #: list of the images of each split
     detections: Path | None = None  #: file of detected boxes
     categories: Path | None = None  #: annotation file that gives detected classes their names
+    masks: bool = False  #: keep the masks, where the files have them
     faithful: bool = False  #: bring back the reference's defects that change training text
 
     def given(self) -> dict[str, Any]:
@@ -98,6 +99,8 @@ class Built:
     regions: list[Region] = field(default_factory=list)
     conversations: list[Conversation] = field(default_factory=list)
     rejections: list[Rejection] = field(default_factory=list)
+    absent_labels: tuple[str, ...] = ()  #: see `Sample`
+    partly_labelled: tuple[str, ...] = ()
     num_converted: int = 0  #: records that are in the conversations
     num_by_policy: int = 0  #: records left out on purpose
     num_clipped: int = 0  #: boxes that overshot the picture

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+import numpy.typing as npt
+
 from roikit import boxes
 from roikit.errors import UsageError
 from roikit.images import ImageHeader
@@ -91,16 +93,11 @@ class Frame:
             code it is rejected for.
         """
         picture_wh = (self.header.width, self.header.height)
-        stored_wh = self.header.stored_wh
         x0, y0, x1, y1 = box_xyxy
         if x1 - x0 < 1 or y1 - y0 < 1:
             return "E_BOX_EMPTY"
         if self.is_turned or self.annotated_wh != picture_wh:
-            to_wh = stored_wh if self.is_turned else picture_wh
-            moved = boxes.scale([box_xyxy], from_wh=self.annotated_wh, to_wh=to_wh)
-            if self.is_turned:
-                moved = boxes.orient(moved, stored_wh, self.header.orientation)
-            x0, y0, x1, y1 = moved[0].tolist()
+            x0, y0, x1, y1 = self.move([box_xyxy])[0].tolist()
         width, height = picture_wh
         if x0 >= width or y0 >= height or x1 <= 0 or y1 <= 0:
             return "E_BOX_OUTSIDE"
@@ -109,6 +106,15 @@ class Frame:
         if clipped[2] - clipped[0] < 1 or clipped[3] - clipped[1] < 1:
             return "E_BOX_EMPTY"
         return clipped, clipped != (x0, y0, x1, y1)
+
+    def move(self, boxes_xyxy: npt.ArrayLike) -> boxes.Boxes:
+        """Bring boxes onto the picture without looking whether they fit: (N, 4), not clipped."""
+        stored_wh = self.header.stored_wh
+        to_wh = stored_wh if self.is_turned else (self.header.width, self.header.height)
+        moved = boxes.scale(boxes_xyxy, from_wh=self.annotated_wh, to_wh=to_wh)
+        if self.is_turned:
+            moved = boxes.orient(moved, stored_wh, self.header.orientation)
+        return moved
 
 
 def match_frame(header: ImageHeader, annotated_wh: tuple[int, int] | None) -> Frame | None:

@@ -4,11 +4,6 @@ Reads `lvis_v1_{train,val}.json`, and `lvis_v1_minival_inserted_image_name.json`
 photographs are those of `val` that lie in COCO's val2017. `pipelines/lvis_form.py` reads the files
 and makes the conversations.
 
-Federated labels: a class is labelled in full only where an image has boxes of it and does not list
-it in `not_exhaustive_category_ids`; it is absent only where the image lists it in
-`neg_category_ids`; in every other case nobody looked. Nothing here says that an object is absent,
-and the record has no place for the two lists, so they are not read.
-
 Source: lvisdataset.org; Gupta et al., arXiv 1908.03195.
 """
 
@@ -36,7 +31,7 @@ def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOption
     """
     require_folder(source, SPEC.title, _EXPECTS)
     roots = image_roots((source, source / "images"), extra_roots)
-    splits = find_splits(source, _FILES, roots)
+    splits = find_splits(source, _FILES, roots, with_masks=options.masks)
     if not splits:
         for folder in (source, source / "annotations"):
             for path in sorted(folder.glob("lvis_v0.5_*.json")):
@@ -49,9 +44,10 @@ def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOption
 SPEC = DatasetSpec(
     name="lvis",
     title="LVIS",
-    version=1,
+    version=2,
     expects=_EXPECTS,
     families=("category",),
     open_source=open_source,
     build=build,
+    options=("masks",),
 )

@@ -1,31 +1,31 @@
 """LVIS's form: COCO's, with federated labels and without file names. LVIS and PACO are read by it.
 
 In: one annotation file. Out: one draft an image, and one `category` conversation, an exchange a
-box. The files are cut into records and joined as COCO's are, so that a bad record costs itself only
-and no mask is ever decoded. The classes come through the reader of the package `lvis`; the file as
-a whole does not: that reader decodes every mask of it at once, many times the file's size in
-memory, and stops at the first bad record.
+box. The files are cut into records and joined as COCO's are, so that a bad record costs itself
+only. Classes and federated labels come through the reader of the package `lvis`
+(`pipelines/lvis_reader.py`); the boxes do not.
 
-Source: lvisdataset.org; Gupta et al., arXiv 1908.03195. Class names as a person reads them: the
-underscores (and PACO's colon between object and part) become blanks, what stands in parentheses
-stays, since names differ by it alone: `salmon_(fish)`, `salmon_(food)`. That is also the ground
-truth of Osprey's region classification (arXiv 2312.10032), which later work compares on.
+Labels are federated: in each image somebody looked for some classes only. `neg_category_ids` lists
+those that are not there, `not_exhaustive_category_ids` those that are there but not boxed one and
+all; in every other case without a box nobody looked. Both lists go into the record by name
+(`Sample.absent_labels`, `Sample.partly_labelled`).
+
+Source: lvisdataset.org; Gupta et al., arXiv 1908.03195. Classes are called what a person says
+(`pipelines/class_labels.py`). The name as the file spells it stands beside it, since the ground
+truth of Osprey's region classification (arXiv 2312.10032), which later work compares on, is that
+with underscores and colons as blanks and the parentheses kept.
 """
 
-import functools
-import importlib.util
-import json
-import re
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 
-from pipelines.annotations import Raw, clean_text, decode_record, read_table
+from pipelines import lvis_reader
+from pipelines.annotations import Raw, decode_record, read_table
+from pipelines.class_labels import spoken_names
 from pipelines.class_names import LVIS_V05_CLASSES
 from pipelines.coco_form import (
     Box,
@@ -40,15 +40,14 @@ from pipelines.coco_form import (
 from pipelines.coco_names import photograph_id
 from pipelines.draft import Built, Draft, Picture, SplitRecords
 from pipelines.images import ImageRoots, match_frame
+from pipelines.lvis_reader import Federated
 from pipelines.rejections import reject
 from pipelines.source import relative_name, unusable_picture
-from roikit.errors import RoikitError, UsageError
+from roikit.errors import UsageError
 from roikit.sample import Rejection
 
 #: Folders of COCO's photographs that LVIS and PACO draw on.
 FOLDERS = ("train2017", "val2017")
-
-_SEPARATORS = re.compile(r"[_:]")
 
 
 class _Image(msgspec.Struct, gc=False):
@@ -64,18 +63,20 @@ class Payload(msgspec.Struct, array_like=True):
 
     num_crowds: int  #: always 0 in the official files, which have no crowds
     boxes: list[Box] = []
+    native_labels: dict[
+        str, str
+    ] = {}  #: the file's spelling of the boxes' labels, where it differs
+    absent_labels: list[str] = []
+    partly_labelled: list[str] = []
+    segmentations: dict[int, bytes] = {}  #: masks by annotation id, JSON
 
 
 _images = msgspec.json.Decoder(_Image)
-
-
-def spoken_name(name: str) -> str:
-    """Return a class's name as it is read: `mouse_(animal):ear` is `mouse (animal) ear`."""
-    return clean_text(_SEPARATORS.sub(" ", name))
+_lists = msgspec.json.Decoder(Federated)
 
 
 def find_splits(
-    source: Path, files: Mapping[str, str], roots: ImageRoots
+    source: Path, files: Mapping[str, str], roots: ImageRoots, *, with_masks: bool
 ) -> dict[str, Callable[[], SplitRecords]]:
     """Look for annotation files in the source folder and in its `annotations`.
 
@@ -83,6 +84,7 @@ def find_splits(
         source: the dataset's folder.
         files: the official name of each split's file.
         roots: folders that pictures may come from.
+        with_masks: keep the masks, too.
 
     Returns:
         A function a split that is there.
@@ -91,17 +93,18 @@ def find_splits(
     for split, name in files.items():
         for path in (source / name, source / "annotations" / name):
             if split not in splits and path.is_file():
-                splits[split] = partial(read_split, source, path, roots)
+                splits[split] = partial(read_split, source, path, roots, with_masks=with_masks)
     return splits
 
 
-def read_split(source: Path, path: Path, roots: ImageRoots) -> SplitRecords:
+def read_split(source: Path, path: Path, roots: ImageRoots, *, with_masks: bool) -> SplitRecords:
     """Read and join one annotation file.
 
     Args:
         source: the dataset's folder.
         path: the file.
         roots: folders that pictures may come from.
+        with_masks: keep the masks, too.
 
     Raises:
         UsageError: the file is not JSON in this form, or is LVIS v0.5.
@@ -112,13 +115,23 @@ def read_split(source: Path, path: Path, roots: ImageRoots) -> SplitRecords:
     file = relative_name(path, source)
     gathered: dict[int, Gathered] = {}
     strays: list[Rejection] = []
-    add_images(table["images"], partial(_read_image, file), file, gathered, strays)
-    labels = _read_labels(table["categories"], file, strays)
-    add_boxes(table["annotations"], labels, file, gathered, strays)
-    drafts = [
-        make_draft(entry, Payload(entry.num_crowds, entry.boxes), roots)
-        for entry in gathered.values()
-    ]
+    federated: dict[int, Federated] = {}
+    add_images(table["images"], partial(_read_image, file, federated), file, gathered, strays)
+    # Bad classes and lists are taken out one by one; the reader is given what is left.
+    names, federated = lvis_reader.read(
+        read_categories(table["categories"], file, strays), federated
+    )
+    labels = dict(zip(names, spoken_names(list(names.values())), strict=True))
+    spelt = {labels[id]: name for id, name in names.items() if labels[id] != name}
+    raws = table["annotations"]
+    add_boxes(raws, labels, file, gathered, strays, with_masks=with_masks)
+    drafts = []
+    for entry in gathered.values():
+        own = {box.label: spelt[box.label] for box in entry.boxes if box.label in spelt}
+        payload = Payload(entry.num_crowds, entry.boxes, own, segmentations=entry.segmentations)
+        if entry.id in federated:
+            _add_federated(entry, payload, federated[entry.id], labels)
+        drafts.append(make_draft(entry, payload, roots))
     return SplitRecords(drafts=drafts, rejections=strays, source_files=(path,))
 
 
@@ -140,11 +153,23 @@ def build(draft: Draft, picture: Picture) -> Built:
     if frame is None:
         built.rejections.append(unusable_picture("E_SIZE_MISMATCH", draft, picture.header))
         return built
-    add_category_conversation(built, draft, payload.boxes, frame, picture)
+    built.absent_labels = tuple(payload.absent_labels)
+    built.partly_labelled = tuple(payload.partly_labelled)
+    add_category_conversation(
+        built,
+        draft,
+        payload.boxes,
+        frame,
+        picture,
+        segmentations=payload.segmentations,
+        native_labels=payload.native_labels,
+    )
     return built
 
 
-def _read_image(file: str, raw: Raw, record: str) -> Gathered | Rejection:
+def _read_image(
+    file: str, federated: dict[int, Federated], raw: Raw, record: str
+) -> Gathered | Rejection:
     image = decode_record(_images, raw, file=file, record=record)
     if isinstance(image, Rejection):
         return image
@@ -161,7 +186,9 @@ def _read_image(file: str, raw: Raw, record: str) -> Gathered | Rejection:
     names = (path, image.file_name, *(f"{folder}/{base}" for folder in FOLDERS), base)
     unique = tuple(dict.fromkeys(name for name in names if name))
     image_wh = (image.width, image.height) if image.width and image.height else None
-    return Gathered(image.id, unique, image_wh, file, record)
+    entry = Gathered(image.id, unique, image_wh, file, record)
+    _note_federated(raw, entry, federated)
+    return entry
 
 
 def _path_of_url(url: str) -> str:
@@ -174,44 +201,45 @@ def _path_of_url(url: str) -> str:
     return "/".join(parts) if len(parts) == 2 and all(parts) else ""
 
 
-def _read_labels(raws: Sequence[Raw], file: str, strays: list[Rejection]) -> dict[int, str]:
-    """Return what each class is called, by id: names are spelt differently from release to release.
+def _note_federated(raw: Raw, entry: Gathered, federated: dict[int, Federated]) -> None:
+    """Keep an image's two lists; damaged ones cost no box, and say nothing."""
+    lists = decode_record(
+        _lists, raw, file=entry.file, record=entry.record, native_id=entry.native_id
+    )
+    if isinstance(lists, Rejection):
+        entry.rejections.append(lists)
+    else:
+        federated.setdefault(entry.id, lists)
 
-    Bad records are taken out first, one by one; the reader is given what is left.
+
+def _add_federated(
+    entry: Gathered, payload: Payload, lists: Federated, labels: Mapping[int, str]
+) -> None:
+    """Name the classes of an image's two lists. What a box shows is not absent, whatever they say.
+
+    Ids without a class are rejected, once an image; they are no records.
     """
-    names = read_categories(raws, file, strays)
-    return {id: spoken_name(name) for id, name in _through_reader(names).items()}
-
-
-def _through_reader(names: Mapping[int, str]) -> dict[int, str]:
-    """Give the reader of `lvis` a file of these classes alone, and ask it for their names."""
-    records = [{"id": id, "name": name} for id, name in names.items()]
-    table = {"images": [], "annotations": [], "categories": records}
-    with tempfile.TemporaryDirectory(prefix="roikit-lvis-") as folder:
-        path = Path(folder) / "categories.json"
-        path.write_text(json.dumps(table), encoding="ascii")
-        reader = _reader()(str(path))
-    ids = reader.get_cat_ids()
-    categories = reader.load_cats(ids)
-    return {id: category["name"] for id, category in zip(ids, categories, strict=True)}
-
-
-@functools.cache
-def _reader() -> Any:
-    """Return `lvis.LVIS` without importing the package around it.
-
-    That one loads OpenCV and pyplot, which no conversion needs and which fail where a server has no
-    graphics libraries, and sets up the process's logging.
-    """
-    package = importlib.util.find_spec("lvis")
-    folders = package.submodule_search_locations if package else None
-    path = Path(next(iter(folders), "")) / "lvis.py" if folders else Path()
-    spec = importlib.util.spec_from_file_location("_roikit_lvis_reader", path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise RoikitError(
-            "expected the package `lvis`, which reads the class names of LVIS and PACO, found none",
-            hint="pip install lvis",
+    absent, partly = lists.neg_category_ids or (), lists.not_exhaustive_category_ids or ()
+    unknown = [id for id in (*absent, *partly) if not labels.get(id)]
+    if unknown:
+        message = (
+            f"neg_category_ids, not_exhaustive_category_ids: {len(unknown)} of "
+            f"{len(absent) + len(partly)} are not in `categories`, the first is {unknown[0]}"
         )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.LVIS
+        entry.rejections.append(
+            reject(
+                "E_CATEGORY_UNKNOWN",
+                message,
+                file=entry.file,
+                record=entry.record,
+                native_id=entry.native_id,
+            )
+        )
+    there = {box.label for box in entry.boxes}
+    payload.partly_labelled = _names(partly, labels, set())
+    payload.absent_labels = _names(absent, labels, there.union(payload.partly_labelled))
+
+
+def _names(ids: Sequence[int], labels: Mapping[int, str], but: set[str]) -> list[str]:
+    names = (labels[id] for id in ids if labels.get(id))
+    return [name for name in dict.fromkeys(names) if name not in but]

@@ -3,7 +3,8 @@
 Reads `paco_lvis_v1_{train,val,test}.json`. `pipelines/lvis_form.py` reads the files and makes the
 conversations: objects and parts share a list, and each of them is an exchange of its own; a part is
 answered with object and part (`dog ear`), as region classification on PACO is scored. Which object
-a part belongs to, and the attributes of both, have no place in the record and are not read.
+a part belongs to, and the attributes of both, have no place in the record and are not read; the
+federated labels do, the attributes' lists of the same kind do not.
 
 PACO's splits do not follow COCO's: its `test` holds photographs of train2017.
 
@@ -30,7 +31,7 @@ def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOption
     """
     require_folder(source, SPEC.title, _EXPECTS)
     roots = image_roots((source, source / "images"), extra_roots)
-    splits = find_splits(source, _FILES, roots)
+    splits = find_splits(source, _FILES, roots, with_masks=options.masks)
     if not splits:
         raise missing_files(source, SPEC.title, _EXPECTS)
     return OpenSource(folder=source, roots=roots, splits=splits)
@@ -39,9 +40,10 @@ def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOption
 SPEC = DatasetSpec(
     name="paco",
     title="PACO-LVIS",
-    version=1,
+    version=2,
     expects=_EXPECTS,
     families=("category",),
     open_source=open_source,
     build=build,
+    options=("masks",),
 )

@@ -63,6 +63,7 @@ class _Found:
     folder: Path
     files: tuple[str, ...]  #: their names, for messages
     splits: Callable[[ImageRoots], Mapping[str, Callable[[], SplitRecords]]]
+    has_masks: bool
 
 
 _SETS = {
@@ -91,7 +92,7 @@ def open_source(
     own = source / one.name
     found: dict[str, _Found] = {}
     for folder in (source, own):
-        for authority, there in _find(folder, one, is_faithful=options.faithful).items():
+        for authority, there in _find(folder, one, options).items():
             found.setdefault(authority, there)
     if not found:
         for folder in filter(_refs_paths, (source, own)):
@@ -99,6 +100,12 @@ def open_source(
         raise missing_files(source, one.title, one.expects)
     authority = _choose(found, one, source, options.split_by)
     chosen = found[authority]
+    if options.masks and not chosen.has_masks:
+        raise UsageError(
+            f"`--masks`: expected {INSTANCES_NAME} beside the references in `{chosen.folder}`, "
+            f"found MDETR's files ({', '.join(chosen.files)}), which hold no masks",
+            hint="get REFER's archive, or leave `--masks` out",
+        )
     log.info("%s: splits of %s, from %s", one.title, authority, ", ".join(chosen.files))
     if authority == "google":
         log.warning(
@@ -127,7 +134,7 @@ def _refs_paths(folder: Path) -> dict[str, Path]:
     return {authority: path for authority, path in paths.items() if path.is_file()}
 
 
-def _find(folder: Path, one: _Set, *, is_faithful: bool) -> dict[str, _Found]:
+def _find(folder: Path, one: _Set, options: SourceOptions) -> dict[str, _Found]:
     """Return the authorities whose splits lie in a folder, in either form."""
     found: dict[str, _Found] = {}
     refs = _refs_paths(folder)
@@ -141,15 +148,20 @@ def _find(folder: Path, one: _Set, *, is_faithful: bool) -> dict[str, _Found]:
             refs = {}
     for authority, path in refs.items():
         reader = partial(
-            open_references, folder, path.name, _SPLITS[authority], is_faithful=is_faithful
+            open_references,
+            folder,
+            path.name,
+            _SPLITS[authority],
+            is_faithful=options.faithful,
+            with_masks=options.masks,
         )
-        found[authority] = _Found(folder=folder, files=(path.name,), splits=reader)
+        found[authority] = _Found(folder=folder, files=(path.name,), splits=reader, has_masks=True)
     paths = {split: folder / name for split, name in one.mdetr_names.items()}
     paths = {split: path for split, path in paths.items() if path.is_file()}
     if paths and one.authority not in found:
         names = tuple(path.name for path in paths.values())
-        entries = partial(open_entries, paths, is_faithful=is_faithful)
-        found[one.authority] = _Found(folder=folder, files=names, splits=entries)
+        entries = partial(open_entries, paths, is_faithful=options.faithful)
+        found[one.authority] = _Found(folder=folder, files=names, splits=entries, has_masks=False)
     return found
 
 
@@ -193,7 +205,7 @@ def _spec(one: _Set) -> DatasetSpec:
         families=(one.family,),
         open_source=partial(open_source, dataset=one.name),
         build=partial(build, family=one.family),
-        options=("split_by", "faithful"),
+        options=("split_by", "masks", "faithful"),
     )
 
 

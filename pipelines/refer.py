@@ -18,6 +18,7 @@ import msgspec
 from pipelines.annotations import Raw, clean_text, decode_record
 from pipelines.draft import Built, Draft, Picture
 from pipelines.images import Frame, ImageRoots, match_frame
+from pipelines.masks import with_mask
 from pipelines.rejections import reject
 from pipelines.source import unusable_picture
 from roikit.mentions import escape, mention
@@ -64,6 +65,12 @@ class Payload(msgspec.Struct, array_like=True):
     targets: list[Target]
 
 
+class MaskedPayload(Payload):
+    """The same with masks. Apart, so that drafts without them stay what they are."""
+
+    segmentations: dict[int, bytes] = {}  #: by annotation id, JSON
+
+
 class Gathered(msgspec.Struct):
     """One image while its expressions are being joined."""
 
@@ -72,6 +79,8 @@ class Gathered(msgspec.Struct):
     targets: dict[int, Target] = {}  #: by annotation id
     num_records: int = 0  #: expressions found, lost ones included
     rejections: list[Rejection] = []
+    #: masks by annotation id, JSON; they point into the mapped file until the draft is written
+    segmentations: dict[int, bytes] = {}
 
     @property
     def native_id(self) -> str:
@@ -176,7 +185,7 @@ def build(draft: Draft, picture: Picture, *, family: str) -> Built:
         family: wordings that ask for an expression.
     """
     built = Built()
-    payload = msgspec.convert(draft.payload, Payload)
+    payload = msgspec.convert(draft.payload, MaskedPayload)
     frame = match_frame(picture.header, draft.image_wh)
     if frame is None:
         built.rejections.append(unusable_picture("E_SIZE_MISMATCH", draft, picture.header))
@@ -187,6 +196,9 @@ def build(draft: Draft, picture: Picture, *, family: str) -> Built:
             continue
         kept = _long_enough(target, payload.min_words, draft, built)
         if kept:
+            mask = payload.segmentations.get(target.ann_id)
+            where = {"file": payload.boxes_file, "record": target.box_record}
+            region = with_mask(region, mask, frame, built, native_id=draft.native_id, **where)
             built.regions.append(region)
             built.conversations.append(_conversation(target, kept, draft, picture, built, family))
             built.num_converted += len(kept)

@@ -25,6 +25,7 @@ from pipelines.refer import (
     Expression,
     Gathered,
     Id,
+    MaskedPayload,
     Payload,
     PhotoId,
     Side,
@@ -72,6 +73,10 @@ class _Annotation(msgspec.Struct):
     category_id: int | None = None
 
 
+class _MaskedAnnotation(_Annotation):
+    segmentation: msgspec.Raw = msgspec.Raw(b"null")
+
+
 class _Numbered(msgspec.Struct):
     id: Id
 
@@ -82,6 +87,7 @@ class _Divided(msgspec.Struct):
 
 _images = msgspec.json.Decoder(_Image)
 _annotations = msgspec.json.Decoder(_Annotation)
+_masked_annotations = msgspec.json.Decoder(_MaskedAnnotation)
 _numbered = msgspec.json.Decoder(_Numbered)
 
 
@@ -99,7 +105,13 @@ class _Files:
 
 
 def open_references(
-    folder: Path, refs_name: str, splits: tuple[str, ...], roots: ImageRoots, *, is_faithful: bool
+    folder: Path,
+    refs_name: str,
+    splits: tuple[str, ...],
+    roots: ImageRoots,
+    *,
+    is_faithful: bool,
+    with_masks: bool,
 ) -> dict[str, Callable[[], SplitRecords]]:
     """Return a reader a split of one authority.
 
@@ -109,13 +121,20 @@ def open_references(
         splits: the authority's.
         roots: folders of pictures.
         is_faithful: leave out of `train` what the reference leaves out.
+        with_masks: keep the objects' masks.
     """
     # Unpickling takes most of the time, and one pickle holds all splits.
     load = functools.cache(partial(_load, folder, refs_name, splits))
     paths = (folder / refs_name, folder / INSTANCES_NAME)
     return {
         split: partial(
-            _read, load, split, paths, roots, words_needed(split, is_faithful=is_faithful)
+            _read,
+            load,
+            split,
+            paths,
+            roots,
+            words_needed(split, is_faithful=is_faithful),
+            with_masks=with_masks,
         )
         for split in splits
     }
@@ -187,6 +206,8 @@ def _read(
     paths: tuple[Path, ...],
     roots: ImageRoots,
     min_words: int,
+    *,
+    with_masks: bool,
 ) -> SplitRecords:
     """Join one split's references with their images and boxes."""
     files = load()
@@ -206,10 +227,13 @@ def _read(
         entry = gathered[photo_id]
         entry.num_records += max(1, len(reference.sentences))
         if photo_id not in unknown:
-            _add_target(entry, reference, place, files)
+            _add_target(entry, reference, place, files, with_masks)
     drafts = []
     for entry in gathered.values():
-        payload = Payload(INSTANCES_NAME, min_words, list(entry.targets.values()))
+        targets = list(entry.targets.values())
+        payload = Payload(INSTANCES_NAME, min_words, targets)
+        if with_masks:
+            payload = MaskedPayload(INSTANCES_NAME, min_words, targets, entry.segmentations)
         drafts.append(make_draft(entry, payload, files.refs_file, roots))
     return SplitRecords(drafts=drafts, rejections=strays, source_files=paths)
 
@@ -234,7 +258,9 @@ def _add_image(entry: Gathered, files: _Files) -> bool:
     return True
 
 
-def _add_target(entry: Gathered, reference: _Reference, place: str, files: _Files) -> None:
+def _add_target(
+    entry: Gathered, reference: _Reference, place: str, files: _Files, with_masks: bool
+) -> None:
     """Add a reference with its box and expressions to its image, or say why it cannot be."""
     ref_id, ann_id = reference.ref_id, reference.ann_id
     where = {"file": files.refs_file, "record": place}
@@ -243,7 +269,10 @@ def _add_target(entry: Gathered, reference: _Reference, place: str, files: _File
         entry.reject("E_REF_NO_ANNOTATION", message, **where)
         return
     box_record, raw = files.annotations[ann_id]
-    box = decode_record(_annotations, raw, file=INSTANCES_NAME, record=box_record)
+    decoder: msgspec.json.Decoder[Any] = _masked_annotations if with_masks else _annotations
+    box: _Annotation | Rejection = decode_record(
+        decoder, raw, file=INSTANCES_NAME, record=box_record
+    )
     if isinstance(box, Rejection):
         entry.put(box)
     elif box.image_id != entry.photo_id:
@@ -265,6 +294,8 @@ def _add_target(entry: Gathered, reference: _Reference, place: str, files: _File
         label = None if box.category_id is None else files.labels.get(box.category_id)
         said_in = f"ref {ref_id}, sentences"
         entry.targets[ann_id] = Target(ann_id, label, box.bbox, box_record, said_in, expressions)
+        if isinstance(box, _MaskedAnnotation):
+            entry.segmentations[ann_id] = memoryview(box.segmentation)  # type: ignore[assignment]
 
 
 def _expressions(entry: Gathered, reference: _Reference, place: str, file: str) -> list[Expression]:

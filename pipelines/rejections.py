@@ -21,6 +21,8 @@ FAULTS: dict[str, str] = {
     "E_IMAGE_UNKNOWN": "the record speaks of an image that the file of images does not list",
     "E_IMAGE_UNREADABLE": "the picture's file is no picture that can be read, or is too large",
     "E_JSON_INVALID": "a line or an entry is not valid JSON",
+    "E_MASK_INVALID": "the mask cannot be read or holds no pixel; the region stays without it",
+    "E_MASK_SIZE": "the mask's pixels are not the upright picture's; the region stays without it",
     "E_METADATA_MISSING": "the picture's metadata file is not there",
     "E_NAME_MISMATCH": "the picture's file name and its id speak of different photographs",
     "E_NAME_UNSAFE": "the picture's path would leave the image folder",

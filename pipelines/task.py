@@ -173,6 +173,8 @@ def _make(plan: Plan, spec: DatasetSpec, roots: ImageRoots, draft: Draft, key: s
         regions=_with_context_marked(built),
         conversations=tuple(built.conversations),
         provenance=Provenance(converter=plan.converter, phrasing=plan.phrasing, seed=plan.seed),
+        absent_labels=built.absent_labels,
+        partly_labelled=built.partly_labelled,
     )
     try:
         validate_sample(sample)

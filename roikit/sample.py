@@ -60,6 +60,9 @@ class Region(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mask_rle: Rle | None = None
     point_xy: tuple[float, float] | None = None  #: pixels
     is_context: bool = False  #: known, but spoken of by no conversation
+    #: the class as the dataset spells it, where `label` reads otherwise: `bat_(animal)`; what
+    #: benchmarks on such names compare with. Not written where it is unset.
+    native_label: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -105,8 +108,22 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: int
 
 
-class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One image with its regions and conversations."""
+class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One image with its regions and conversations.
+
+    What it does not show says nothing, but for two lists. Where a dataset is labelled class by
+    class (LVIS, PACO), somebody looked for a few classes in each picture and for no others:
+
+    - a class of `absent_labels` is not in the picture: it may be offered as a wrong name for a
+      region, and "is there a ...?" may be answered with no;
+    - a class of `partly_labelled` is in the picture, and some of its objects may have no region:
+      ask neither how many there are, nor which regions are all of them, nor take a place without a
+      region for one without the object.
+
+    A class that is in neither list and no region's label is unknown, not absent. One that is a
+    region's label and not in `partly_labelled` has all its objects among the regions, where the
+    dataset is labelled in this way and no box of the image was rejected.
+    """
 
     schema: int
     key: str  #: no dots: a dot would split a WebDataset key
@@ -116,6 +133,9 @@ class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     regions: tuple[Region, ...]
     conversations: tuple[Conversation, ...]
     provenance: Provenance
+    # Not written where they are empty: records without them keep their bytes.
+    absent_labels: tuple[str, ...] = ()  #: classes known not to be in the picture
+    partly_labelled: tuple[str, ...] = ()  #: classes not all of whose objects are regions
 
 
 class Rejection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -183,6 +203,12 @@ def validate_sample(sample: Sample) -> None:
         raise ValidationError(f"image.orientation: expected 1 to 8, got {sample.image.orientation}")
     for i, region in enumerate(sample.regions):
         _check_region(region, f"regions[{i}]", width, height)
+    labels = {region.label: i for i, region in enumerate(sample.regions)}
+    for i, label in enumerate(sample.absent_labels):
+        if label in labels:
+            raise ValidationError(
+                f"absent_labels[{i}]: `{label}` is regions[{labels[label]}].label"
+            )
     used: set[int] = set()
     if not sample.conversations:
         raise ValidationError("conversations: expected at least one, got none")

@@ -3,10 +3,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from pipelines.class_labels import spoken_names
 from pipelines.draft import SourceOptions
-from pipelines.lvis_form import spoken_name
 from pipelines.run import convert
 from roikit.errors import UsageError
 
@@ -74,7 +75,7 @@ def test_golden_conversation(tree: Any, shards: Any) -> None:
     assert sample.key == "lvis-train-000000000"
     assert sample.image.file == "train2017/000000391895.jpg"
     assert [(r.box_xyxy, r.label, r.native_id, r.mask_rle) for r in sample.regions] == [
-        ((10.5, 20.0, 40.75, 40.0), "bat (animal)", "7", None),
+        ((10.5, 20.0, 40.75, 40.0), "bat", "7", None),
         ((60.0, 40.0, 64.0, 48.0), "Band Aid", "8", None),
         ((0.0, 0.0, 9.0, 9.0), "<region1> sign", "9", None),
     ]
@@ -85,7 +86,7 @@ def test_golden_conversation(tree: Any, shards: Any) -> None:
     assert conversation.source.record == "image 391895"
     assert [(turn.role, turn.text, turn.phrasing) for turn in conversation.turns] == [
         ("user", "Identify <region1> in as few words as possible.", "category"),
-        ("assistant", "bat (animal)", None),
+        ("assistant", "bat", None),
         ("user", "Identify <region2> in as few words as possible.", "category"),
         ("assistant", "Band Aid", None),
         ("user", "Which category does <region3> belong to?", "category"),
@@ -166,6 +167,7 @@ def test_every_trap_has_its_code_and_costs_itself_only(source: Path, shards: Any
             ("images[7]", "E_FIELD_MISSING"),
             ("images[8]", "E_FIELD_MISSING"),
             ("images[9]", "E_RECORD_DUPLICATE"),
+            ("images[10]", "E_FIELD_TYPE"),  # costs its two lists only
             ("images[12]", "E_FIELD_TYPE"),
             ("images[13]", "E_FIELD_TYPE"),
         ]
@@ -173,9 +175,9 @@ def test_every_trap_has_its_code_and_costs_itself_only(source: Path, shards: Any
     samples = shards.samples("lvis", "train")
     assert set(samples) == {"coco:9", "coco:19", "coco:20", "coco:-5"}
     assert [(r.box_xyxy, r.label) for r in samples["coco:9"].regions] == [
-        ((1, 1, 21, 21), "bat (animal)"),
-        ((1, 1, 64, 48), "speaker (stero equipment)"),
-        ((1, 1, 6, 6), "monitor (computer equipment) computer monitor"),
+        ((1, 1, 21, 21), "bat"),
+        ((1, 1, 64, 48), "speaker"),
+        ((1, 1, 6, 6), "monitor"),
     ]
     assert samples["coco:20"].regions[0].box_xyxy == (10, 10, 30, 30)
     assert report.records_converted == 6
@@ -191,6 +193,39 @@ def test_messages_say_what_is_wrong(source: Path, shards: Any) -> None:
     assert messages["annotations[6]"] == "annotation id 1 occurs twice"
     unsafe = messages["images[5]"]
     assert unsafe.startswith("`../000000000014.jpg`: this path leaves the image folder")
+
+
+def test_what_was_looked_for_is_kept_by_name(tree: Any, shards: Any) -> None:
+    tree.picture("train2017/000000000009.jpg")
+    tree.picture("train2017/000000000010.jpg")
+    lists = {"neg_category_ids": [4, 2, 1, 4, 99], "not_exhaustive_category_ids": [3, 1]}
+    images = [image(9, **lists), without(image(10), *lists)]
+    boxes = [box(1, 9, [1, 1, 20, 20]), box(2, 10, [1, 1, 20, 20])]
+    tree.json("lvis_v1_train.json", table(images, boxes))
+    (report,) = convert("lvis", tree.root, shards.root)
+    samples = shards.samples("lvis", "train")
+    # 1 has a box, whatever the list says; 4 stands there twice; 99 is no class
+    assert samples["coco:9"].absent_labels == ("speaker", "Band Aid")
+    assert samples["coco:9"].partly_labelled == ("monitor", "bat")
+    assert samples["coco:10"].absent_labels == samples["coco:10"].partly_labelled == ()
+    (rejection,) = shards.rejections("lvis", "train")
+    assert (rejection.code, rejection.source.record) == ("E_CATEGORY_UNKNOWN", "images[0]")
+    assert "1 of 7 are not in `categories`, the first is 99" in rejection.message
+    assert (report.records_found, report.records_converted) == (2, 2)
+
+
+def test_the_files_spelling_of_a_label_is_kept(tree: Any, shards: Any) -> None:
+    tree.picture("train2017/000000000009.jpg")
+    categories = [*CATEGORIES, {"id": 6, "name": "salmon_(food)"}, {"id": 7, "name": "cat"}]
+    boxes = [box(i, 9, [i, 1, 9, 9], i) for i in (1, 6, 7)]
+    tree.json("lvis_v1_train.json", table([image(9)], boxes, categories))
+    convert("lvis", tree.root, shards.root)
+    regions = shards.samples("lvis", "train")["coco:9"].regions
+    assert [(r.label, r.native_label) for r in regions] == [
+        ("bat", "bat_(animal)"),
+        ("salmon (food)", "salmon_(food)"),
+        ("cat", msgspec.UNSET),
+    ]
 
 
 def test_val_draws_on_both_of_cocos_folders_and_minival_on_request(tree: Any, shards: Any) -> None:
@@ -286,21 +321,6 @@ def test_nesting_within_bounds_is_passed_over(tree: Any, shards: Any) -> None:
     assert report.records_converted == 1
 
 
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("bat_(animal)", "bat (animal)"),
-        ("Band_Aid", "Band Aid"),
-        ("monitor_(computer_equipment) computer_monitor",
-         "monitor (computer equipment) computer monitor"),
-        ("trash_can", "trash can"),
-        ("mouse_(computer_equipment):left_button", "mouse (computer equipment) left button"),
-    ],
-)  # fmt: skip
-def test_names_are_said_as_osprey_scores_them(name: str, said: str) -> None:
-    assert spoken_name(name) == said
-
-
 def test_names_and_boxes_are_those_that_lvis_own_reader_sees(tree: Any, shards: Any) -> None:
     lvis = pytest.importorskip("lvis", exc_type=ImportError)
     tree.picture("train2017/000000000009.jpg")
@@ -313,7 +333,7 @@ def test_names_and_boxes_are_those_that_lvis_own_reader_sees(tree: Any, shards: 
     assert [r.native_id for r in regions] == [str(a["id"]) for a in annotations]
     for region, annotation in zip(regions, annotations, strict=True):
         (category,) = reader.load_cats([annotation["category_id"]])
-        assert region.label == spoken_name(category["name"])
+        assert [region.label] == spoken_names([category["name"]])
         x, y, width, height = annotation["bbox"]
         assert region.box_xyxy == (x, y, x + width, y + height)
 
@@ -321,8 +341,10 @@ def test_names_and_boxes_are_those_that_lvis_own_reader_sees(tree: Any, shards: 
 def test_reading_names_loads_no_graphics_and_leaves_logging_alone() -> None:
     code = (
         "import logging, sys\n"
-        "from pipelines.lvis_form import _through_reader\n"
-        "assert _through_reader({5: 'caf\\u00e9_au_lait'}) == {5: 'caf\\u00e9_au_lait'}\n"
+        "from pipelines.lvis_reader import Federated, read\n"
+        "lists = {9: Federated([2, 3], None)}\n"
+        "names = {5: 'caf\\u00e9_au_lait'}\n"
+        "assert read(names, lists) == (names, lists)\n"
         "assert not logging.root.handlers\n"
         "assert not {'cv2', 'matplotlib', 'lvis'} & set(sys.modules)\n"
     )

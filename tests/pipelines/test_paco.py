@@ -57,8 +57,8 @@ def test_golden_conversation_of_an_object_and_its_part(tree: Any, shards: Any) -
     sample = shards.samples("paco", "test")["coco:9"]
     assert sample.image.file == "train2017/000000000009.jpg"
     assert [(r.box_xyxy, r.label, r.native_id) for r in sample.regions] == [
-        ((2.0, 4.0, 42.0, 34.5), "mouse (computer equipment)", "41"),
-        ((10.25, 8.0, 19.25, 17.0), "mouse (computer equipment) left button", "42"),
+        ((2.0, 4.0, 42.0, 34.5), "mouse", "41"),
+        ((10.25, 8.0, 19.25, 17.0), "mouse left button", "42"),
         ((30.0, 4.0, 60.0, 44.0), "trash can", "43"),
     ]
     (conversation,) = sample.conversations
@@ -66,9 +66,9 @@ def test_golden_conversation_of_an_object_and_its_part(tree: Any, shards: Any) -
     assert conversation.independent
     assert [(turn.role, turn.text, turn.phrasing) for turn in conversation.turns] == [
         ("user", "In a word or two, what is <region1>?", "category"),
-        ("assistant", "mouse (computer equipment)", None),
+        ("assistant", "mouse", None),
         ("user", "Name the object in <region2>.", "category"),
-        ("assistant", "mouse (computer equipment) left button", None),
+        ("assistant", "mouse left button", None),
         ("user", "Say in a word what <region3> is.", "category"),
         ("assistant", "trash can", None),
     ]

@@ -54,6 +54,25 @@ def test_round_trip_is_canonical() -> None:
     assert encode_sample(decode_sample(data)) == data
 
 
+def test_what_a_record_does_not_have_is_not_written() -> None:
+    data = encode_sample(make_sample())
+    for name in (b"absent_labels", b"partly_labelled", b"native_label"):
+        assert name not in data
+    assert data.endswith(b'"provenance":{"converter":"vcr@1","phrasing":"x","seed":0}}')
+    region = Region(box_xyxy=(1, 2, 3, 4), label="bat", native_label="bat_(animal)")
+    full = make_sample(regions=(region,), absent_labels=("cat", "dog"), partly_labelled=("cup",))
+    validate_sample(full)
+    assert b'"absent_labels":["cat","dog"],"partly_labelled":["cup"]' in encode_sample(full)
+    assert decode_sample(encode_sample(full)) == full
+
+
+def test_what_a_region_shows_is_not_absent() -> None:
+    region = Region(box_xyxy=(1, 2, 3, 4), label="cat")
+    sample = make_sample(regions=(region,), absent_labels=("dog", "cat"))
+    with pytest.raises(ValidationError, match=r"absent_labels\[1\]: `cat` is regions\[0\]"):
+        validate_sample(sample)
+
+
 def test_unknown_and_missing_fields_are_named() -> None:
     with pytest.raises(ValidationError, match=r"unknown field `colour`.*\$\.regions\[0\]"):
         decode_sample(encode_sample(make_sample()).replace(b'"label"', b'"colour":1,"label"'))
