@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from commands import chat, convert, evaluate, look, machine, miniature, mix, train
+from commands import chat, convert, datasets, evaluate, look, machine, miniature, mix, train
 from roikit import __version__
 
 app = typer.Typer(
@@ -46,7 +46,7 @@ mix_app = typer.Typer(no_args_is_help=True, help="What a training mixture comes 
 app.add_typer(manifest_app, name="manifest", rich_help_panel=DATA)
 app.add_typer(mix_app, name="mix", rich_help_panel=DATA)
 
-app.command(rich_help_panel=DATA)(convert.datasets)
+app.command(rich_help_panel=DATA)(datasets.datasets)
 app.command(rich_help_panel=DATA)(convert.convert)
 app.command(rich_help_panel=DATA)(miniature.miniature)
 app.command(rich_help_panel=DATA)(look.verify)

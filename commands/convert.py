@@ -1,4 +1,4 @@
-"""Convert a dataset, and list those that can be converted."""
+"""Convert a dataset."""
 
 import logging
 import os
@@ -6,42 +6,17 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from commands.options import Json, Overwrite, Seed, Shards, Workers, given
+from commands.options import Json, Overwrite, Seed, Workers, given
 from roikit import paths
 
 if TYPE_CHECKING:
     from pipelines.run import SplitReport
 
 log = logging.getLogger(__name__)
-
-
-def datasets(shards: Shards, as_json: Json = False) -> None:
-    """List the datasets that can be converted, and what is converted already.
-
-    Example: roikit datasets
-    """
-    from pipelines.registry import DATASETS
-    from roikit import render
-    from shards.commit import list_datasets
-
-    there = list_datasets(shards)
-    found: list[dict[str, Any]] = [
-        {"name": name, "title": spec.title, "source": paths.source_dir(name)}
-        | {"expects": spec.expects}
-        | {"converted": {info.split: info.samples for info in there if info.dataset == name}}
-        for name, spec in DATASETS.items()
-    ]
-    if as_json:
-        return render.document(found)
-    for one in found:
-        one["expects"] = " ".join(one["expects"])
-        one["converted"] = ", ".join(f"{s} {n:,}" for s, n in one["converted"].items()) or None
-    columns = ("name", "dataset", "looked for in", "expects there", "samples converted")
-    render.table(columns, [tuple(one.values()) for one in found])
 
 
 def convert(
@@ -77,6 +52,12 @@ def convert(
         Path | None,
         typer.Option(help="Annotation file that names the detected classes, e.g. LVIS's."),
     ] = None,
+    masks: Annotated[
+        bool,
+        typer.Option(
+            "--masks", help="Keep objects' masks: coco, lvis, paco, and refcoco* in REFER's form."
+        ),
+    ] = False,
     faithful: Annotated[
         bool,
         typer.Option(
@@ -112,17 +93,25 @@ def convert(
 
     Example: roikit convert vcr data/vcr --split val --limit 1000
     """
-    from pipelines import run
+    from pipelines import run, terms
     from pipelines.draft import SourceOptions
     from roikit import render
 
+    out = out if out is not None else paths.shards_dir()
+    notice = terms.notice(name, out)
     failed: run.FailedConversionError | None = None
     with render.progress(name, "pictures") as bar:
+
+        def show(progress: run.Progress) -> None:
+            while notice:  # shown when the source is found sound enough to start
+                render.note(notice.pop(0))
+            bar(progress.done, progress.total, f"{name} {progress.split}: {progress.step}")
+
         try:
             reports = run.convert(
                 name,
                 source if source is not None else paths.source_dir(name),
-                out if out is not None else paths.shards_dir(),
+                out,
                 splits=split or None,
                 image_roots=images or (),
                 options=SourceOptions(
@@ -130,6 +119,7 @@ def convert(
                     split_file=split_file,
                     detections=detections,
                     categories=categories,
+                    masks=masks,
                     faithful=faithful,
                 ),
                 limit=limit,
@@ -138,7 +128,7 @@ def convert(
                 strict=strict,
                 overwrite=overwrite,
                 dry_run=dry_run,
-                progress=lambda p: bar(p.done, p.total, f"{name} {p.split}: {p.step}"),
+                progress=show,
                 command=shlex.join(["roikit", *sys.argv[1:]]),
                 **given(max_rejects=max_rejects, max_shard_bytes=max_shard_bytes),
             )

@@ -36,6 +36,7 @@ from pipelines.draft import (
     Built,
     DatasetSpec,
     Draft,
+    Licence,
     OfficialCounts,
     OpenSource,
     Picture,
@@ -100,10 +101,11 @@ _images = msgspec.json.Decoder(_Image)
 _captions = msgspec.json.Decoder(_Caption)
 
 
-#: Published counts; those of captions are the ones commonly cited. Of 2014 only images are known.
+#: Published counts. Images and boxes of 2017 are the files' own; the rest is what is commonly
+#: cited, and agrees: both cuts hold the same 896,782 boxes and 616,767 captions.
 _IMAGES = {"train2017": 118_287, "val2017": 5_000, "train2014": 82_783, "val2014": 40_504}
-_BOXES = {"train2017": 860_001, "val2017": 36_781}
-_CAPTIONS = {"train2017": 591_753, "val2017": 25_014}
+_BOXES = {"train2017": 860_001, "val2017": 36_781, "train2014": 604_907, "val2014": 291_875}
+_CAPTIONS = {"train2017": 591_753, "val2017": 25_014, "train2014": 414_113, "val2014": 202_654}
 
 
 def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOptions) -> OpenSource:
@@ -151,10 +153,7 @@ def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOption
 
 def _official(cut: str, has_boxes: bool, has_captions: bool) -> OfficialCounts:
     """What the files of one cut hold together."""
-    tables = [_BOXES] * has_boxes + [_CAPTIONS] * has_captions
-    counts = [table.get(cut) for table in tables]
-    known = [count for count in counts if count is not None]
-    records = sum(known) if len(known) == len(counts) else None
+    records = _BOXES[cut] * has_boxes + _CAPTIONS[cut] * has_captions
     return OfficialCounts(images=_IMAGES[cut], records=records)
 
 
@@ -277,4 +276,9 @@ SPEC = DatasetSpec(
     open_source=open_source,
     build=build,
     options=("masks",),
+    # Source: GPT4RoI `gpt4roi/configs/stage1.py`; cocodataset.org "Terms of use".
+    stage="1",
+    licence=Licence(annotations="CC BY 4.0", pictures="a Flickr licence each, COCO's list has it"),
+    registration=None,
+    published={part: _official(f"{part}2017", True, True) for part in ("train", "val")},
 )

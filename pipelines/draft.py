@@ -8,7 +8,7 @@ shared.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -49,6 +49,21 @@ class OfficialCounts:
 
     images: int | None = None
     records: int | None = None  #: as `Draft.num_records` counts them
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Licence:
+    """Under what terms a dataset may be used."""
+
+    annotations: str
+    pictures: str
+
+    def __str__(self) -> str:
+        return f"annotations: {self.annotations}; pictures: {self.pictures}"
+
+
+#: Where GPT4RoI's recipe uses a dataset. What it does not train on is there to measure.
+Stage = Literal["1", "2", "evaluation", "own data"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,6 +132,11 @@ class DatasetSpec:
     families: tuple[str, ...]  #: wordings it draws from
     open_source: Callable[[Path, Sequence[Path], SourceOptions], OpenSource]
     build: Callable[[Draft, Picture], Built]
+    stage: Stage
+    licence: Licence
+    registration: str | None  #: form or agreement, and what for; None where there is none
+    #: counts of the usual form of the files; `OpenSource.official` has those of what is there
+    published: Mapping[str, OfficialCounts] = field(default_factory=dict)
     options: tuple[str, ...] = ()  #: fields of `SourceOptions` that it takes
 
     @property

@@ -27,6 +27,8 @@ from pipelines.draft import (
     Built,
     DatasetSpec,
     Draft,
+    Licence,
+    OfficialCounts,
     OpenSource,
     Picture,
     SourceOptions,
@@ -50,10 +52,17 @@ _EXPECTS = (
     f"{SENTENCES}/",
     *_LISTS,
     UNRELATED_NAME,
-    "or final_flickr_mergedGT_train.json ...",
+    "or final_flickr_mergedGT_*.json",
     "flickr30k-images/",
 )
 _SEPARATE = "{}-separate"
+#: As published, the same in both forms. Records are captions and boxes; of boxes only the total is
+#: known (275,775, commonly cited).
+_OFFICIAL = {
+    "train": OfficialCounts(images=29_783),
+    "val": OfficialCounts(images=1_000),
+    "test": OfficialCounts(images=1_000),
+}
 
 #: Boxes that overlap so far are one region, as in MDETR's files: asked which words mean it, a
 #: person could not tell it from the other.
@@ -92,7 +101,11 @@ def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOption
     # The separate boxes are the same pictures again, unless they are all there is.
     on_request = tuple(name for name in separate if name.partition("-")[0] in merged)
     return OpenSource(
-        folder=source, roots=roots, splits={**merged, **separate}, on_request=on_request
+        folder=source,
+        roots=roots,
+        splits={**merged, **separate},
+        on_request=on_request,
+        official=_OFFICIAL | {_SEPARATE.format(s): counts for s, counts in _OFFICIAL.items()},
     )
 
 
@@ -296,4 +309,13 @@ SPEC = DatasetSpec(
     open_source=open_source,
     build=build,
     options=("faithful",),
+    # Source: GPT4RoI `gpt4roi/configs/stage2.py`; the README of BryanPlummer/flickr30k_entities and
+    # the DenotationGraph page of the University of Illinois.
+    stage="2",
+    licence=Licence(
+        annotations="a free download",
+        pictures="Flickr's terms: research and education, not commercial",
+    ),
+    registration="form on the DenotationGraph page (University of Illinois), for the pictures",
+    published=_OFFICIAL,
 )

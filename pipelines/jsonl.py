@@ -19,6 +19,7 @@ from pipelines.draft import (
     Built,
     DatasetSpec,
     Draft,
+    Licence,
     OpenSource,
     Picture,
     SourceOptions,
@@ -378,4 +379,7 @@ SPEC = DatasetSpec(
     families=("category", "caption"),
     open_source=open_source,
     build=build,
+    stage="own data",
+    licence=Licence(annotations="your own", pictures="your own"),
+    registration=None,
 )

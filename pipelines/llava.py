@@ -29,6 +29,8 @@ from pipelines.draft import (
     Built,
     DatasetSpec,
     Draft,
+    Licence,
+    OfficialCounts,
     OpenSource,
     Picture,
     SourceOptions,
@@ -49,6 +51,9 @@ _WHOLE = "llava_instruct_150k.json"
 _PARTS = ("conversation_58k.json", "detail_23k.json", "complex_reasoning_77k.json")
 _SUBSET = "llava_instruct_80k.json"
 _EXPECTS = (_WHOLE, "train2017/")
+
+#: As published; a record is a dialogue. The parts' counts, as commonly cited, do not add up to it.
+_OFFICIAL = {"train": OfficialCounts(images=81_479, records=157_712)}
 
 _IMAGE_TOKEN = "<image>"
 _BLANKS = re.compile(r"[^\S\n]+")
@@ -116,7 +121,13 @@ def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOption
     if not splits:
         raise missing_files(source, SPEC.title, (_WHOLE, *_PARTS))
     on_request = ("train80k",) if "train" in splits else ()
-    return OpenSource(folder=source, roots=roots, splits=splits, on_request=on_request)
+    return OpenSource(
+        folder=source,
+        roots=roots,
+        splits=splits,
+        on_request=on_request,
+        official=_OFFICIAL if files == [source / _WHOLE] else {},
+    )
 
 
 def build(draft: Draft, picture: Picture) -> Built:
@@ -292,4 +303,12 @@ SPEC = DatasetSpec(
     open_source=open_source,
     build=build,
     options=("detections", "categories", "faithful"),
+    # Source: GPT4RoI `gpt4roi/configs/stage2.py`; the card of liuhaotian/LLaVA-Instruct-150K.
+    stage="2",
+    licence=Licence(
+        annotations="CC BY 4.0; written by GPT-4, so OpenAI's terms apply to their use",
+        pictures="COCO's, a Flickr licence each",
+    ),
+    registration=None,
+    published=_OFFICIAL,
 )

@@ -10,7 +10,7 @@ Source: lvisdataset.org; Gupta et al., arXiv 1908.03195.
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.draft import DatasetSpec, OpenSource, SourceOptions
+from pipelines.draft import DatasetSpec, Licence, OfficialCounts, OpenSource, SourceOptions
 from pipelines.images import image_roots
 from pipelines.lvis_form import FOLDERS, build, find_splits, v05_refused
 from pipelines.source import missing_files, require_folder
@@ -19,6 +19,12 @@ _FILES = {
     "train": "lvis_v1_train.json",
     "val": "lvis_v1_val.json",
     "minival": "lvis_v1_minival_inserted_image_name.json",
+}
+#: As published; a record is a box. The boxes of `minival` are not.
+_OFFICIAL = {
+    "train": OfficialCounts(images=100_170, records=1_270_141),
+    "val": OfficialCounts(images=19_809, records=244_707),
+    "minival": OfficialCounts(images=4_809),
 }
 _EXPECTS = (_FILES["train"], _FILES["val"], *(f"{folder}/" for folder in FOLDERS))
 
@@ -38,7 +44,9 @@ def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOption
                 raise v05_refused(path, f"found `{path.name}`")
         raise missing_files(source, SPEC.title, _EXPECTS)
     on_request = ("minival",) if len(splits) > 1 and "minival" in splits else ()
-    return OpenSource(folder=source, roots=roots, splits=splits, on_request=on_request)
+    return OpenSource(
+        folder=source, roots=roots, splits=splits, on_request=on_request, official=_OFFICIAL
+    )
 
 
 SPEC = DatasetSpec(
@@ -50,4 +58,9 @@ SPEC = DatasetSpec(
     open_source=open_source,
     build=build,
     options=("masks",),
+    # Source: lvisdataset.org. GPT4RoI reads none of its annotations, only its list of names.
+    stage="evaluation",
+    licence=Licence(annotations="CC BY 4.0", pictures="COCO's, a Flickr licence each"),
+    registration=None,
+    published=_OFFICIAL,
 )

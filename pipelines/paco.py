@@ -14,12 +14,18 @@ Source: Ramanathan et al., "PACO: Parts and Attributes of Common Objects", arXiv
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.draft import DatasetSpec, OpenSource, SourceOptions
+from pipelines.draft import DatasetSpec, Licence, OfficialCounts, OpenSource, SourceOptions
 from pipelines.images import image_roots
 from pipelines.lvis_form import FOLDERS, build, find_splits
 from pipelines.source import missing_files, require_folder
 
 _FILES = {split: f"paco_lvis_v1_{split}.json" for split in ("train", "val", "test")}
+#: As published; a record is the box of an object or of a part.
+_OFFICIAL = {
+    "train": OfficialCounts(images=45_790, records=217_117 + 395_071),
+    "val": OfficialCounts(images=2_410, records=10_794 + 20_945),
+    "test": OfficialCounts(images=9_443, records=45_861 + 86_041),
+}
 _EXPECTS = (*_FILES.values(), *(f"{folder}/" for folder in FOLDERS))
 
 
@@ -34,7 +40,7 @@ def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOption
     splits = find_splits(source, _FILES, roots, with_masks=options.masks)
     if not splits:
         raise missing_files(source, SPEC.title, _EXPECTS)
-    return OpenSource(folder=source, roots=roots, splits=splits)
+    return OpenSource(folder=source, roots=roots, splits=splits, official=_OFFICIAL)
 
 
 SPEC = DatasetSpec(
@@ -46,4 +52,11 @@ SPEC = DatasetSpec(
     open_source=open_source,
     build=build,
     options=("masks",),
+    # Source: the dataset's own repository. GPT4RoI does not use it.
+    stage="evaluation",
+    licence=Licence(
+        annotations="as PACO's repository says", pictures="COCO's, a Flickr licence each"
+    ),
+    registration=None,
+    published=_OFFICIAL,
 )

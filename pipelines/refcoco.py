@@ -15,8 +15,16 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from pipelines.draft import DatasetSpec, OpenSource, SourceOptions, SplitRecords
+from pipelines.draft import (
+    DatasetSpec,
+    Licence,
+    OpenSource,
+    SourceOptions,
+    SplitRecords,
+    Stage,
+)
 from pipelines.images import ImageRoots, image_roots
+from pipelines.refcoco_counts import OFFICIAL
 from pipelines.refer import build
 from pipelines.refer_mdetr import open_entries
 from pipelines.refer_pickle import INSTANCES_NAME, open_references
@@ -43,6 +51,8 @@ class _Set:
     title: str
     authority: str  #: whose splits are taken by default; MDETR's files are cut by the same
     family: str  #: wordings that ask for an expression
+    stage: Stage
+    licence: str  #: of the expressions
 
     @property
     def mdetr_names(self) -> dict[str, str]:
@@ -69,9 +79,30 @@ class _Found:
 _SETS = {
     one.name: one
     for one in (
-        _Set(name="refcoco", title="RefCOCO", authority="unc", family="refer"),
-        _Set(name="refcoco+", title="RefCOCO+", authority="unc", family="refer-appearance"),
-        _Set(name="refcocog", title="RefCOCOg", authority="umd", family="refer-sentence"),
+        _Set(
+            name="refcoco",
+            title="RefCOCO",
+            authority="unc",
+            family="refer",
+            stage="1",
+            licence="for research",
+        ),
+        _Set(
+            name="refcoco+",
+            title="RefCOCO+",
+            authority="unc",
+            family="refer-appearance",
+            stage="1",
+            licence="for research",
+        ),
+        _Set(
+            name="refcocog",
+            title="RefCOCOg",
+            authority="umd",
+            family="refer-sentence",
+            stage="2",
+            licence="for research; Google's expressions CC BY 4.0",
+        ),
     )
 }
 
@@ -121,7 +152,12 @@ def open_source(
     below = ("", "images", "images/mscoco/images", "coco")
     own_roots = tuple(place / name for place in places for name in below)
     roots = image_roots(own_roots, extra_roots)
-    return OpenSource(folder=chosen.folder, roots=roots, splits=chosen.splits(roots))
+    return OpenSource(
+        folder=chosen.folder,
+        roots=roots,
+        splits=chosen.splits(roots),
+        official=OFFICIAL[one.name][authority],
+    )
 
 
 def _refs_name(authority: str) -> str:
@@ -206,6 +242,11 @@ def _spec(one: _Set) -> DatasetSpec:
         open_source=partial(open_source, dataset=one.name),
         build=partial(build, family=one.family),
         options=("split_by", "masks", "faithful"),
+        # Source: GPT4RoI `gpt4roi/configs/stage1.py`, `stage2.py`; the README of lichengunc/refer.
+        stage=one.stage,
+        licence=Licence(annotations=one.licence, pictures="COCO's, a Flickr licence each"),
+        registration=None,
+        published=OFFICIAL[one.name][one.authority],
     )
 
 

@@ -307,6 +307,8 @@ def _convert_split(job: _Job, split: str) -> SplitReport:
                 workers=job.workers,
                 command=job.command,
             ),
+            licence=str(job.spec.licence),
+            registration=job.spec.registration,
         )
         manifest.update(job.out, dataset, stored)
         remove_plans(work, dataset, stored)

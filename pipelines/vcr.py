@@ -30,6 +30,7 @@ from pipelines.draft import (
     Built,
     DatasetSpec,
     Draft,
+    Licence,
     OfficialCounts,
     OpenSource,
     Picture,
@@ -90,7 +91,7 @@ _named = msgspec.json.Decoder(_Named)
 _metadata = msgspec.json.Decoder(_Metadata)
 
 
-#: Source: the dataset's own page; a record is a question.
+#: Source: the dataset's own page; a record is a question. Those of images are commonly cited.
 _OFFICIAL = {
     "train": OfficialCounts(images=80_418, records=212_923),
     "val": OfficialCounts(images=9_929, records=26_534),
@@ -447,4 +448,12 @@ SPEC = DatasetSpec(
     families=("reasoning-all", "why"),
     open_source=open_source,
     build=build,
+    # Source: GPT4RoI `gpt4roi/configs/stage2.py`; visualcommonsense.com, dataset licence agreement.
+    stage="2",
+    licence=Licence(
+        annotations="VCR's agreement: research, not commercial",
+        pictures="the same; film frames, not to be passed on",
+    ),
+    registration="agreement at visualcommonsense.com, for annotations and pictures",
+    published=_OFFICIAL,
 )

@@ -21,7 +21,16 @@ from pathlib import Path
 
 import msgspec
 
-from pipelines.draft import Built, DatasetSpec, Draft, OpenSource, Picture, SourceOptions
+from pipelines.draft import (
+    Built,
+    DatasetSpec,
+    Draft,
+    Licence,
+    OfficialCounts,
+    OpenSource,
+    Picture,
+    SourceOptions,
+)
 from pipelines.images import Box as BoxXyxy
 from pipelines.images import image_roots, match_frame
 from pipelines.phrasing import enumerated
@@ -50,6 +59,11 @@ _EXPECTS = (
     TELLING_BOXES,
     "images/",
 )
+#: Questions as published: of val firmly, of the others as commonly cited; the sums agree.
+_TELLING = {"train": 69_817, "val": 28_020, "test": 42_031}
+_POINTING = {"train": 93_813, "val": 36_990, "test": 57_265}
+#: Images of telling's questions, as commonly cited. Of both kinds only the total is known (47,300).
+_TELLING_IMAGES = {"train": 14_366, "val": 5_678, "test": 8_609}
 _GROUNDINGS_FOLDER = "dataset_v7w_grounding_annotations"
 #: Names of what the groundings' archive holds, as different readers know them.
 _GROUNDINGS = (TELLING_BOXES, POINTING_BOXES, ALL_BOXES)
@@ -94,7 +108,26 @@ def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOption
         folder=source,
         roots=roots,
         splits={split: partial(read_split, files, split, roots) for split in SPLITS},
+        official=_official(files),
     )
+
+
+def _official(files: Files) -> dict[str, OfficialCounts]:
+    """What a source of these files holds.
+
+    The boxes of telling's answers are records, too, and are published without the splits' shares.
+    """
+    kinds = [_TELLING] * (files.telling is not None) + [_POINTING] * (files.pointing is not None)
+    has_answer_boxes = files.telling is not None and any(
+        path.name != POINTING_BOXES for path in files.groundings
+    )
+    return {
+        split: OfficialCounts(
+            images=_TELLING_IMAGES[split] if files.pointing is None else None,
+            records=None if has_answer_boxes else sum(kind[split] for kind in kinds),
+        )
+        for split in SPLITS
+    }
 
 
 def build(draft: Draft, picture: Picture) -> Built:
@@ -227,4 +260,11 @@ SPEC = DatasetSpec(
     families=("category", "pointing"),
     open_source=open_source,
     build=build,
+    # Source: ai.stanford.edu/~yukez/visual7w. GPT4RoI reports a figure on it, but no training.
+    stage="evaluation",
+    licence=Licence(annotations="for research", pictures="COCO's, a Flickr licence each"),
+    registration=None,
+    published={
+        split: OfficialCounts(records=_TELLING[split] + _POINTING[split]) for split in SPLITS
+    },
 )

@@ -35,6 +35,7 @@ from pipelines.draft import (
     Built,
     DatasetSpec,
     Draft,
+    Licence,
     OfficialCounts,
     OpenSource,
     Picture,
@@ -114,6 +115,8 @@ _DENSECAP = {
     "train": OfficialCounts(images=77_398, records=3_684_063),
     "val": OfficialCounts(images=5_000),
     "test": OfficialCounts(images=5_000, records=238_069),
+    # What densecap's lists, which share no image, leave of version 1.2's 108,077.
+    "unlisted": OfficialCounts(images=108_077 - 87_398),
 }
 _GRIT = {
     "train": OfficialCounts(images=77_396, records=3_596_689),
@@ -414,4 +417,11 @@ SPEC = DatasetSpec(
     open_source=open_source,
     build=build,
     options=("split_file",),
+    # Source: GPT4RoI `gpt4roi/configs/stage2.py`; homes.cs.washington.edu/~ranjay/visualgenome.
+    stage="2",
+    licence=Licence(
+        annotations="CC BY 4.0", pictures="a Flickr licence each (from YFCC100M and COCO)"
+    ),
+    registration=None,
+    published=_DENSECAP,
 )

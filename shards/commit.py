@@ -78,6 +78,8 @@ class DatasetInfo(msgspec.Struct, frozen=True, kw_only=True):
     settings: dict[str, Any]  #: of the conversion, as the converter gave them
     source_files: list[SourceFile] = []
     run: RunInfo | None = None
+    licence: str | None = None  #: of annotations and pictures; None in commits of older versions
+    registration: str | None = None  #: form or agreement that the dataset asks for; None for none
     shards: list[ShardEntry]
 
 
@@ -118,6 +120,8 @@ def commit_dataset(
     settings: Mapping[str, Any],
     source_files: Sequence[SourceFile] = (),
     run: RunInfo | None = None,
+    licence: str | None = None,
+    registration: str | None = None,
 ) -> DatasetInfo:
     """Build the index, write `dataset.json`, and return what stands in it.
 
@@ -133,6 +137,8 @@ def commit_dataset(
         settings: whatever the conversion depended on, JSON-encodable.
         source_files: what the plan read.
         run: how and when this was made.
+        licence: of annotations and pictures.
+        registration: form or agreement that the dataset asks for.
 
     Raises:
         RoikitError: a shard is missing or of another plan.
@@ -159,6 +165,8 @@ def commit_dataset(
             settings=dict(settings),
             source_files=list(source_files),
             run=run,
+            licence=licence,
+            registration=registration,
             shards=[
                 ShardEntry(
                     stem=info.stem,

@@ -29,7 +29,7 @@ _SCHEMA = """
 CREATE TABLE datasets (
     dataset VARCHAR, split VARCHAR, format INTEGER, plan_hash VARCHAR, merkle_root VARCHAR,
     shards BIGINT, samples BIGINT, regions BIGINT, conversations BIGINT, exchanges BIGINT,
-    rejections BIGINT, tar_bytes BIGINT, settings JSON);
+    rejections BIGINT, tar_bytes BIGINT, settings JSON, licence VARCHAR, registration VARCHAR);
 CREATE TABLE shards (
     dataset VARCHAR, split VARCHAR, shard VARCHAR, samples BIGINT, tar_bytes BIGINT,
     merkle_root VARCHAR);
@@ -134,7 +134,7 @@ def update(root: Path | str, dataset: str, split: str) -> Path:
     """Bring the manifest up to date after a split's commit; makes it where there is none.
 
     Other splits that were committed, replaced or removed behind its back are brought up to date
-    too.
+    too. One of an older version, with other columns, is made anew.
 
     Returns:
         The manifest's path.
@@ -146,7 +146,7 @@ def update(root: Path | str, dataset: str, split: str) -> Path:
     path = manifest_path(root)
     with _replacing(path) as temporary:
         datasets = list_datasets(root)
-        if path.is_file():
+        if path.is_file() and _has_our_columns(path):
             shutil.copyfile(path, temporary)
             known = _known(temporary)
             changed = known ^ {(info.dataset, info.split, info.merkle_root) for info in datasets}
@@ -173,6 +173,10 @@ def connect(root: Path | str) -> duckdb.DuckDBPyConnection:
         )
     if not path.is_file():
         raise UsageError(f"{path}: there is no manifest", hint=hint)
+    if not _has_our_columns(path):
+        raise UsageError(
+            f"{path}: made by another version of roikit, with other columns", hint=hint
+        )
     known = _known(path)
     on_disk = {(info.dataset, info.split, info.merkle_root) for info in datasets}
     if known != on_disk:
@@ -216,10 +220,24 @@ def _replacing(path: Path) -> Iterator[Path]:
 
 def _known(path: Path) -> set[tuple[str, str, str]]:
     """Return dataset, split and Merkle root of everything the database at `path` holds."""
+    with _opened(path) as connection:
+        sql = "SELECT dataset, split, merkle_root FROM datasets"
+        return {(row[0], row[1], row[2]) for row in connection.execute(sql).fetchall()}
+
+
+def _has_our_columns(path: Path) -> bool:
+    """Say whether the database at `path` has the tables and columns that we write."""
+    sql = "SELECT table_name, column_name, data_type FROM information_schema.columns ORDER BY ALL"
+    with _opened(path) as connection, duckdb.connect() as empty:
+        empty.execute(_SCHEMA)
+        return connection.execute(sql).fetchall() == empty.execute(sql).fetchall()
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     try:
         with duckdb.connect(str(path), read_only=True) as connection:
-            sql = "SELECT dataset, split, merkle_root FROM datasets"
-            return {(row[0], row[1], row[2]) for row in connection.execute(sql).fetchall()}
+            yield connection
     except duckdb.Error as error:
         raise UsageError(
             f"{path}: cannot read this manifest: {error}",
@@ -268,7 +286,8 @@ def _insert(connection: duckdb.DuckDBPyConnection, root: Path, info: DatasetInfo
     facts = (info.format, info.plan_hash, info.merkle_root, len(info.shards), *counts)
     settings = msgspec.json.encode(info.settings).decode()
     rejected = sum(info.rejections.values())
-    _rows(connection, "datasets", [(*name, *facts, rejected, info.tar_bytes, settings)])
+    terms = (info.licence, info.registration)
+    _rows(connection, "datasets", [(*name, *facts, rejected, info.tar_bytes, settings, *terms)])
     _rows(
         connection,
         "shards",

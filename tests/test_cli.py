@@ -183,6 +183,66 @@ def test_datasets_says_what_is_converted(
     assert list(found) == list(DATASETS)
     assert found["coco"]["source"] == str(at_home / "data" / "coco")
     assert found["vcr"]["converted"].keys() == {"train", "val", "test"}
+    assert found["vcr"]["stage"] == "2"
+    assert found["vcr"]["licence"].keys() == {"annotations", "pictures"}
+    assert "agreement" in found["vcr"]["registration"]
+    assert found["vcr"]["published"]["val"] == {"images": 9_929, "records": 26_534}
+    assert found["coco"]["registration"] is None
+
+
+def test_the_table_of_datasets_fits_a_terminal_of_100_columns(
+    at_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "datasets") == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert max(len(line.rstrip()) for line in shown) <= 100
+    names = [line.split()[0] for line in shown[1:] if not line.startswith(" ")]
+    assert names == list(DATASETS)
+    text = "\n".join(shown)
+    for expected in (
+        "instances_*2017.json", "{train,val,test}.jsonl", "train 118,287 / 1,451,754",
+        "registration: agreement",
+    ):  # fmt: skip
+        assert expected in text
+
+
+def test_terms_are_shown_at_a_datasets_first_conversion_only(
+    at_home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source = str(at_home / "world" / "coco")
+    base = ["convert", "coco", source, "--out", str(tmp_path), "--workers", "1", "--json"]
+    assert run(monkeypatch, *base, "--split", "val") == 0
+    said = capsys.readouterr()
+    json.loads(said.out)
+    assert said.err.startswith("COCO: annotations: CC BY 4.0; pictures: a Flickr licence")
+    assert "\nregistration: none\n" in said.err
+    assert run(monkeypatch, *base) == 0
+    assert "CC BY" not in capsys.readouterr().err
+    commit = json.loads((tmp_path / "coco" / "val" / "dataset.json").read_bytes())
+    assert commit["licence"].startswith("annotations: CC BY 4.0")
+    assert commit["registration"] is None
+    asked = ["query", "select licence, registration from datasets", "--shards", str(tmp_path)]
+    assert run(monkeypatch, *asked, "--json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert rows == [{"licence": commit["licence"], "registration": None}] * 2
+
+
+def test_masks_are_an_option_of_the_datasets_that_have_them(
+    at_home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source = str(at_home / "world" / "coco")
+    base = ["convert", "coco", source, "--out", str(tmp_path), "--workers", "1"]
+    result(capsys, monkeypatch, *base, "--split", "val", "--masks")
+    asked = ["query", "select distinct has_mask from regions", "--shards", str(tmp_path)]
+    assert result(capsys, monkeypatch, *asked) == [{"has_mask": True}]
+    assert run(monkeypatch, "convert", "vg", str(at_home / "world" / "vg"), "--masks") == 2
+    assert "`--masks`: Visual Genome has no use for it" in capsys.readouterr().err
 
 
 def test_converting_again_writes_nothing(
@@ -223,7 +283,7 @@ def test_too_many_rejects_end_with_3_after_the_commit_and_the_report(
     assert run(monkeypatch, "convert", "coco", str(source), *arguments) == 3
     said = capsys.readouterr()
     assert list(json.loads(said.out)[0]["rejections"]) == ["E_IMAGE_MISSING"]
-    assert said.err.startswith("error: lost more than 1.0% of the records")
+    assert "\nerror: lost more than 1.0% of the records" in said.err
     assert (out / "coco" / "val" / "dataset.json").is_file()
 
 

@@ -85,6 +85,41 @@ def test_a_manifest_that_does_not_match_the_shards_is_refused(tmp_path, make_spl
     assert counts(tmp_path)["datasets"] == 2
 
 
+def test_terms_stand_beside_their_dataset(tmp_path, make_split):
+    make_split(tmp_path, "made", shard_sizes=(1,))
+    make_split(tmp_path, "other", shard_sizes=(1,))
+    commit_dataset(
+        tmp_path,
+        "made",
+        "train",
+        num_shards=1,
+        plan_hash="plan-1",
+        settings={},
+        licence="annotations: CC BY 4.0; pictures: the same",
+        registration="a form",
+    )
+    manifest.rebuild(tmp_path)
+    sql = "SELECT dataset, licence, registration FROM datasets ORDER BY dataset"
+    assert manifest.query(tmp_path, sql)[1] == [
+        ("made", "annotations: CC BY 4.0; pictures: the same", "a form"),
+        ("other", None, None),
+    ]
+
+
+def test_a_manifest_of_an_older_version_is_made_anew_by_the_next_update(tmp_path, make_split):
+    make_split(tmp_path, "made")
+    make_split(tmp_path, "other")
+    path = manifest.rebuild(tmp_path)
+    before = counts(tmp_path)
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("ALTER TABLE datasets DROP COLUMN licence")
+    with pytest.raises(UsageError, match=r"another version.*columns") as caught:
+        manifest.connect(tmp_path)
+    assert "manifest rebuild" in (caught.value.hint or "")
+    manifest.update(tmp_path, "made", "train")
+    assert counts(tmp_path) == before
+
+
 def test_readers_keep_what_they_opened_and_cannot_write(tmp_path, make_split):
     make_split(tmp_path)
     manifest.rebuild(tmp_path)

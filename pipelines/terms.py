@@ -1,0 +1,27 @@
+"""What a user is told who converts a dataset for the first time: the terms of its use."""
+
+from pathlib import Path
+
+from pipelines.registry import find_dataset
+from shards.commit import list_datasets
+
+
+def notice(name: str, out: Path) -> list[str]:
+    """Return the lines to show before a conversion.
+
+    None where a split of the dataset is committed below `out` already: they were shown then.
+
+    Args:
+        name: the dataset.
+        out: root of the shards.
+
+    Raises:
+        UsageError: there is no such dataset, or a commit below `out` cannot be read.
+    """
+    spec = find_dataset(name)
+    if any(info.dataset == name for info in list_datasets(out)):
+        return []
+    return [
+        f"{spec.title}: {spec.licence}",
+        f"registration: {spec.registration or 'none'}",
+    ]

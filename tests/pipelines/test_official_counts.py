@@ -1,0 +1,259 @@
+"""Published counts, as literals: what each dataset's files hold if they are all there."""
+
+import json
+import logging
+import pickle
+from typing import Any
+
+import pytest
+
+from pipelines import lvis, paco
+from pipelines.draft import SourceOptions
+from pipelines.registry import DATASETS
+from pipelines.run import CountsDifferError, convert
+
+Counts = dict[str, tuple[int | None, int | None]]
+
+
+def official(tree: Any, dataset: str, files: list[str], **options: Any) -> Counts:
+    """Open a source of these (empty) files and return its counts, of the splits it has."""
+    for name in files:
+        tree.put(name, b"[]")
+    spec = DATASETS[dataset]
+    opened = spec.open_source(tree.root, (), SourceOptions(**options))
+    return {
+        split: (opened.official[split].images, opened.official[split].records)
+        for split in opened.splits
+        if split in opened.official
+    }
+
+
+REFCOCO: Counts = {
+    "train": (16_994, 120_624), "val": (1_500, 10_834), "testA": (750, 5_657), "testB": (750, 5_095)
+}  # fmt: skip
+REFCOCO_PLUS: Counts = {
+    "train": (16_992, 120_191), "val": (1_500, 10_758), "testA": (750, 5_726), "testB": (750, 4_889)
+}  # fmt: skip
+REFCOCOG: Counts = {"train": (21_899, 80_512), "val": (1_300, 4_896), "test": (2_600, 9_602)}
+FLICKR: Counts = {"train": (29_783, None), "val": (1_000, None), "test": (1_000, None)}
+FLICKR_SEPARATE: Counts = {f"{split}-separate": counts for split, counts in FLICKR.items()}
+SPLITS = ("train", "val", "test")
+PARTS = ["conversation_58k.json", "detail_23k.json", "complex_reasoning_77k.json"]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "files", "options", "expected"),
+    [
+        (
+            "coco",
+            ["instances_train2017.json", "instances_val2017.json", "captions_val2017.json"],
+            {},
+            {"train": (118_287, 860_001), "val": (5_000, 36_781 + 25_014)},
+        ),
+        (
+            "coco",
+            ["instances_train2014.json", "captions_train2014.json", "instances_val2014.json"],
+            {},
+            {"train": (82_783, 604_907 + 414_113), "val": (40_504, 291_875)},
+        ),
+        ("refcoco", ["instances.json", "refs(unc).p"], {}, REFCOCO),
+        ("refcoco", [f"finetune_refcoco_{split}.json" for split in REFCOCO], {}, REFCOCO),
+        (
+            "refcoco",
+            ["instances.json", "refs(unc).p", "refs(google).p"],
+            {"split_by": "google"},
+            {"train": (19_213, None), "val": (4_559, None), "test": (4_527, None)},
+        ),
+        ("refcoco+", ["instances.json", "refs(unc).p"], {}, REFCOCO_PLUS),
+        ("refcoco+", [f"finetune_refcoco+_{s}.json" for s in REFCOCO], {}, REFCOCO_PLUS),
+        ("refcocog", ["instances.json", "refs(umd).p"], {}, REFCOCOG),
+        ("refcocog", [f"finetune_refcocog_{split}.json" for split in SPLITS], {}, REFCOCOG),
+        (
+            "refcocog",
+            ["instances.json", "refs(google).p"],
+            {},
+            {"train": (24_698, 85_474), "val": (4_650, 9_536)},
+        ),
+        (
+            "flickr30k",
+            ["Annotations/1.xml", "Sentences/1.txt", "train.txt", "val.txt", "test.txt"],
+            {},
+            FLICKR | FLICKR_SEPARATE,
+        ),
+        ("flickr30k", [f"final_flickr_mergedGT_{split}.json" for split in SPLITS], {}, FLICKR),
+        (
+            "flickr30k",
+            [f"final_flickr_separateGT_{split}.json" for split in SPLITS],
+            {},
+            FLICKR_SEPARATE,
+        ),
+        (
+            "lvis",
+            ["lvis_v1_train.json", "lvis_v1_val.json", "lvis_v1_minival_inserted_image_name.json"],
+            {},
+            {"train": (100_170, 1_270_141), "val": (19_809, 244_707), "minival": (4_809, None)},
+        ),
+        (
+            "paco",
+            [f"paco_lvis_v1_{split}.json" for split in SPLITS],
+            {},
+            {"train": (45_790, 612_188), "val": (2_410, 31_739), "test": (9_443, 131_902)},
+        ),
+        (
+            "visual7w",
+            ["dataset_v7w_telling.json"],
+            {},
+            {"train": (14_366, 69_817), "val": (5_678, 28_020), "test": (8_609, 42_031)},
+        ),
+        (
+            "visual7w",
+            ["dataset_v7w_pointing.json", "v7w_telling_answers.json"],
+            {},
+            {"train": (None, 93_813), "val": (None, 36_990), "test": (None, 57_265)},
+        ),
+        (
+            "visual7w",
+            ["dataset_v7w_telling.json", "dataset_v7w_pointing.json", "v7w_pointing_answers.json"],
+            {},
+            {
+                "train": (None, 69_817 + 93_813),
+                "val": (None, 28_020 + 36_990),
+                "test": (None, 42_031 + 57_265),
+            },
+        ),
+        (
+            "visual7w",  # the boxes of telling's answers are records, too: nobody says how many
+            ["dataset_v7w_telling.json", "dataset_v7w_pointing.json", "v7w_telling_answers.json"],
+            {},
+            {"train": (None, None), "val": (None, None), "test": (None, None)},
+        ),
+        (
+            "llava",
+            ["llava_instruct_150k.json", "llava_instruct_80k.json"],
+            {},
+            {"train": (81_479, 157_712)},
+        ),
+        ("llava", PARTS, {}, {}),
+        (
+            "vg",
+            ["region_descriptions.json", "image_data.json"],
+            {},
+            {},  # splits of our own
+        ),
+        (
+            "vg",
+            ["train.json", "test.json"],
+            {},
+            {"train": (77_396, 3_596_689), "test": (5_000, 232_935)},
+        ),
+        (
+            "vcr",
+            ["train.jsonl", "val.jsonl", "test.jsonl"],
+            {},
+            {"train": (80_418, 212_923), "val": (9_929, 26_534), "test": (9_557, 25_263)},
+        ),
+    ],
+)
+def test_counts_are_the_published_ones(
+    tree: Any, dataset: str, files: list[str], options: dict[str, Any], expected: Counts
+) -> None:
+    assert official(tree, dataset, files, **options) == expected
+
+
+def test_visual_genomes_counts_are_those_of_densecaps_lists(tree: Any) -> None:
+    tree.json("densecap_splits.json", {"train": [1], "val": [2], "test": [3]})
+    assert official(tree, "vg", ["region_descriptions.json", "image_data.json"]) == {
+        "train": (77_398, 3_684_063),
+        "val": (5_000, None),
+        "test": (5_000, 238_069),
+        "unlisted": (20_679, None),
+    }
+
+
+def test_totals_agree_with_those_published_for_all_splits_together() -> None:
+    def total(dataset: str) -> tuple[int, int]:
+        counts = DATASETS[dataset].published.values()
+        return sum(c.images or 0 for c in counts), sum(c.records or 0 for c in counts)
+
+    assert total("refcoco") == (19_994, 142_210)
+    assert total("refcoco+") == (19_992, 141_564)
+    assert total("refcocog") == (25_799, 95_010)
+    assert total("visual7w")[1] == 139_868 + 188_068
+    assert total("vcr") == (99_904, 264_720)
+    assert total("flickr30k")[0] == 31_783
+    assert total("vg")[0] == 108_077
+
+
+def test_every_dataset_names_its_terms_and_stage() -> None:
+    stages = {name: spec.stage for name, spec in DATASETS.items()}
+    assert stages == {
+        "coco": "1", "refcoco": "1", "refcoco+": "1",
+        "refcocog": "2", "flickr30k": "2", "vg": "2", "llava": "2", "vcr": "2",
+        "lvis": "evaluation", "paco": "evaluation", "visual7w": "evaluation", "jsonl": "own data",
+    }  # fmt: skip
+    registered = {name for name, spec in DATASETS.items() if spec.registration}
+    assert registered == {"flickr30k", "vcr"}
+
+
+# --- what is counted is what the published figures count ---
+
+
+def found(tree: Any, shards: Any, dataset: str, split: str) -> tuple[int, int]:
+    with pytest.raises(CountsDifferError, match="published") as caught:
+        convert(dataset, tree.root, shards.root, splits=[split], strict=True)
+    (report,) = caught.value.reports
+    assert f"published {report.official_images:,}" in str(caught.value)
+    return report.images_found, report.records_found
+
+
+def test_strict_compares_expressions_in_both_forms_of_refcoco(tree: Any, shards: Any) -> None:
+    tree.picture("train2014/COCO_train2014_000000000009.jpg")
+    image = {"id": 9, "file_name": "COCO_train2014_000000000009.jpg", "width": 64, "height": 48}
+    box = {"id": 1, "image_id": 9, "category_id": 1, "bbox": [1, 1, 20, 20]}
+    categories = [{"id": 1, "name": "cat"}]
+    tables = {"images": [image], "annotations": [box], "categories": categories}
+    tree.json("instances.json", tables)
+    sentences = [{"sent_id": i, "sent": f"cat number {i}"} for i in range(3)]
+    ref = {"ref_id": 1, "ann_id": 1, "image_id": 9, "split": "val", "sentences": sentences}
+    tree.put("refs(unc).p", pickle.dumps([ref]))
+    assert found(tree, shards, "refcoco", "val") == (1, 3)
+    (tree.root / "refs(unc).p").unlink()
+    entries = [image | {"id": i, "original_id": 9, "caption": f"cat number {i}"} for i in range(3)]
+    boxes = [box | {"id": i, "image_id": i, "original_id": 1} for i in range(3)]
+    tree.json(
+        "finetune_refcoco_val.json",
+        {"images": entries, "annotations": boxes, "categories": categories},
+    )
+    assert found(tree, type(shards)(shards.root / "mdetr"), "refcoco", "val") == (1, 3)
+
+
+@pytest.mark.parametrize("module", [lvis, paco])
+def test_strict_compares_boxes_of_lvis_and_paco(tree: Any, shards: Any, module: Any) -> None:
+    tree.picture("train2017/000000000009.jpg")
+    url = "http://images.cocodataset.org/train2017/{:012d}.jpg"
+    images = [{"id": i, "width": 64, "height": 48, "coco_url": url.format(i)} for i in (9, 10)]
+    boxes = [{"id": i, "image_id": 9, "category_id": 1, "bbox": [1, 1, 9, 9]} for i in (1, 2, 3)]
+    tables = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "a:b"}]}
+    tree.json(module._FILES["train"], tables)
+    # An image without a box is one of those counted, as in the published figures.
+    assert found(tree, shards, module.SPEC.name, "train") == (2, 3)
+
+
+def test_strict_compares_dialogues_and_photographs_of_llava(tree: Any, shards: Any) -> None:
+    tree.picture("train2017/000000000009.jpg")
+    said = [{"from": "human", "value": "Why?\n<image>"}, {"from": "gpt", "value": "Because."}]
+    record = {"id": "9", "image": "000000000009.jpg", "conversations": said}
+    tree.put("llava_instruct_150k.json", json.dumps([record, record]).encode())
+    assert found(tree, shards, "llava", "train") == (1, 2)
+
+
+def test_strict_compares_images_alone_where_no_more_is_published(
+    tree: Any, shards: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    tree.picture("1.jpg")
+    entry = {"id": 1, "file_name": "1.jpg", "width": "64", "height": "48", "caption": "A kite ."}
+    box = {"id": 1, "image_id": 1, "bbox": [1, 1, 9, 9], "tokens_positive": [[0, 6]]}
+    tree.json("final_flickr_mergedGT_val.json", {"images": [entry], "annotations": [box]})
+    caplog.set_level(logging.WARNING)
+    assert found(tree, shards, "flickr30k", "val") == (1, 2)
+    assert "nothing was compared" not in caplog.text
