@@ -60,10 +60,9 @@ class _Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_boxes: int
 
     def key(self) -> str:
-        """Hash of all but the detector's name, by which nothing was found."""
-        return hashlib.sha256(
-            msgspec.json.encode(msgspec.structs.replace(self, detector=""))
-        ).hexdigest()
+        """Hash all but the detector's name, which decides on no box."""
+        nameless = msgspec.structs.replace(self, detector="")
+        return hashlib.sha256(msgspec.json.encode(nameless)).hexdigest()
 
 
 def default_out(source: Path, detector: str) -> Path:
@@ -152,8 +151,9 @@ def label(
         threshold=threshold,
         max_boxes=max_boxes,
     )
-    if not overwrite:
+    if out.is_dir() or not overwrite:
         _check_out(out, settings, {picture.name for picture in pictures})
+    out.parent.mkdir(parents=True, exist_ok=True)  # now, not after hours of work
     started = time.monotonic()
     cache_path = paths.home() / "data" / "detections" / "cache" / f"{settings.key()[:32]}.sqlite"
     with DetectionCache(cache_path) as cache:
@@ -166,7 +166,6 @@ def label(
         )
         label_all(job, pictures, workers=workers or os.cpu_count() or 1, progress=progress)
         counts: Counter[str] = Counter()
-        out.parent.mkdir(parents=True, exist_ok=True)
         about = {_ABOUT: msgspec.json.encode(settings).decode()}
         write_detections(out, _rows(job, pictures, counts), about)
     return LabelReport(

@@ -22,6 +22,7 @@ from pipelines.picture_files import PictureFile
 from pipelines.rejections import reject
 from roikit.errors import CorruptSampleError, RoikitError
 from roikit.images import decode_rgb, is_complete, read_header
+from roikit.render import printable
 from roikit.sample import Rejection
 
 if TYPE_CHECKING:  # it imports torch, which conversion must not
@@ -52,7 +53,7 @@ class Labelling:
         # Bytes that are no UTF-8 stand in a name as half characters, which nothing can write.
         name = picture.name.encode("utf-8", "backslashreplace").decode()
         self.rejections[picture.name] = reject(code, message, file=name, record="")
-        log.warning("%s: %s: %s", name, code, message)
+        log.warning("%s", printable(f"{name}: {code}: {message}"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -87,6 +87,7 @@ def test_a_bad_picture_costs_itself_only(
     tree.put("cut.jpg", whole[:-300])
     tree.put("damaged.jpg", whole[:1500] + b"\xff\xd9")
     tree.put("empty.png", b"")
+    tree.put("esc\x1b[31m.png", b"it would turn a terminal red")
     tree.put("gone.jpg", b"")
     (tree.root / "gone.jpg").unlink()
     (tree.root / "gone.jpg").symlink_to(tree.root / "nowhere.jpg")
@@ -99,13 +100,14 @@ def test_a_bad_picture_costs_itself_only(
         "cut.jpg": "E_IMAGE_TRUNCATED",
         "damaged.jpg": "E_IMAGE_UNREADABLE",
         "empty.png": "E_IMAGE_UNREADABLE",
+        "esc\x1b[31m.png": "E_IMAGE_UNREADABLE",
         "gone.jpg": "E_IMAGE_MISSING",
         "latin\\udce9.jpg": "E_IMAGE_UNREADABLE",
         "text.gif": "E_IMAGE_UNREADABLE",
         "thin.png": "E_IMAGE_UNREADABLE",
     }
     assert report.rejected == {
-        "E_IMAGE_MISSING": 1, "E_IMAGE_TRUNCATED": 1, "E_IMAGE_UNREADABLE": 5,
+        "E_IMAGE_MISSING": 1, "E_IMAGE_TRUNCATED": 1, "E_IMAGE_UNREADABLE": 6,
     }  # fmt: skip
     assert [row[0] for row in rows(report.out)] == [
         "000.jpg",
@@ -114,9 +116,9 @@ def test_a_bad_picture_costs_itself_only(
         "sub/003.jpg",
     ]
     said = [record.getMessage() for record in caplog.records if record.name.startswith("pipelines")]
-    assert len(said) == 7 and all("\n" not in line for line in said)
+    assert len(said) == 8 and not any("\n" in line or "\x1b" in line for line in said)
     assert check_rejections(report) == (
-        "7 of 11 pictures could not be used (63.6%, allowed are 1.0%)"
+        "8 of 12 pictures could not be used (66.7%, allowed are 1.0%)"
     )
     assert check_rejections(report, 0.7) is None
 
