@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from commands import chat, convert, datasets, evaluate, look, machine, miniature, mix, train
+from commands import chat, convert, datasets, evaluate, label, look, machine, miniature, mix, train
 from roikit import __version__
 
 app = typer.Typer(
@@ -48,6 +48,7 @@ app.add_typer(mix_app, name="mix", rich_help_panel=DATA)
 
 app.command(rich_help_panel=DATA)(datasets.datasets)
 app.command(rich_help_panel=DATA)(convert.convert)
+app.command(rich_help_panel=DATA)(label.label)
 app.command(rich_help_panel=DATA)(miniature.miniature)
 app.command(rich_help_panel=DATA)(look.verify)
 app.command(rich_help_panel=DATA)(look.stats)

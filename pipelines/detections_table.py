@@ -7,7 +7,7 @@ the same size, and its boxes keep the order of the file.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import astuple, dataclass
 from itertools import islice
 from pathlib import Path
@@ -60,19 +60,40 @@ class DetectedBox:
     detector: str
 
 
-def write_detections(path: Path, boxes: Iterable[DetectedBox]) -> None:
+def write_detections(
+    path: Path, boxes: Iterable[DetectedBox], about: Mapping[str, str] | None = None
+) -> None:
     """Write a table of detections; the file appears whole or not at all.
 
     Args:
         path: of the file; one that is there is replaced.
         boxes: any number, also none; taken one after the other.
+        about: what made the boxes, kept in the file's metadata.
     """
     following = iter(boxes)
-    with replacing(path) as file, pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
+    schema = SCHEMA.with_metadata(dict(about)) if about else SCHEMA
+    with replacing(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
         while rows := [astuple(box) for box in islice(following, _BATCH_ROWS)]:
             columns = zip(*rows, strict=True)
             arrays = [pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)]
-            writer.write_batch(pa.record_batch(arrays, schema=SCHEMA))
+            writer.write_batch(pa.record_batch(arrays, schema=schema))
+
+
+def read_about(path: Path) -> dict[str, str] | None:
+    """Return what `write_detections` was told about the boxes; None where it is no such table."""
+    try:
+        schema = pq.read_schema(path)
+    except (pa.ArrowException, OSError, ValueError):
+        return None
+    if not schema.equals(SCHEMA):
+        return None
+    kept = schema.metadata or {}
+    return {key.decode(): value.decode() for key, value in kept.items()}
+
+
+def read_names(path: Path) -> set[str]:
+    """Return the names of the pictures in a table that `write_detections` made."""
+    return set(pq.read_table(path, columns=["image"])["image"].unique().to_pylist())
 
 
 def read_detection_table(path: Path, table: ClassTable | None, wanted: Set[str]) -> Detections:

@@ -52,6 +52,11 @@ OPTIONAL: dict[str, tuple[str, str, str]] = {
         _SMALL_VISION,
         "pip install 'roikit[small]'",
     ),
+    "timm": (
+        "timm",
+        "`label` with detectors that have a backbone of timm (DETR and its kin)",
+        "pip install 'roikit[detect]'",
+    ),
     # The next four are named in the design and used by nothing yet; say so rather than let a user
     # install them in vain.
     "peft": ("peft", "nothing in this version, which has no LoRA", ""),

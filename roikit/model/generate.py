@@ -16,11 +16,10 @@ from torch.nn import functional as F
 from roikit.errors import UsageError
 from roikit.mentions import plain
 from roikit.model.configuration import RoikitConfig
+from roikit.model.device import choose_device, choose_dtype
 from roikit.model.modeling import RoikitForConditionalGeneration
 from roikit.model.processing import RoikitProcessor, pad
 from roikit.prompt import Prompt, map_back, render_answer
-
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -59,18 +58,13 @@ def load_model(path: str | Path, *, device: str = "auto", dtype: str = "auto") -
             f"{path}: expected a model (`config.json`) or a finished training run (`model/`)",
             hint="train one with `roikit train`, or name another with --model",
         )
-    if device == "auto":
-        mps = torch.backends.mps.is_available()
-        device = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
-    if dtype != "auto" and dtype not in _DTYPES:
-        raise UsageError(f"dtype: expected auto, {', '.join(_DTYPES)}, got `{dtype}`")
-    if dtype == "auto":
-        dtype = "bf16" if device.startswith("cuda") else "fp32"
+    device = choose_device(device)
+    numbers = choose_dtype(dtype, auto="bf16" if device.startswith("cuda") else "fp32")
     try:
         config = RoikitConfig.from_pretrained(folder)
         if config.model_type != "roikit":
             raise UsageError(f"{folder}: expected a roikit model, found `{config.model_type}`")
-        model = RoikitForConditionalGeneration.from_pretrained(folder, dtype=_DTYPES[dtype])
+        model = RoikitForConditionalGeneration.from_pretrained(folder, dtype=numbers)
         processor = RoikitProcessor.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise UsageError(f"{folder}: the model cannot be read: {error}") from error

@@ -14,6 +14,7 @@ import pytest
 import typer.main
 
 import cli
+from pipelines.detections_table import DetectedBox, write_detections
 from pipelines.rejections import CODES
 from pipelines.run import convert
 from roikit.config import load_recipe
@@ -61,6 +62,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     return place
+
+
+def test_a_detectors_table_becomes_the_pages_table(tmp_path: Path) -> None:
+    (block,) = blocks("sh")
+    labelling, rewriting = block.splitlines()
+    assert parse(labelling)["out"] == Path("found.parquet")
+    box = DetectedBox("kitchen.jpg", 12, 30, 96, 110.25, 160, 120, 0.9, 'a cat, "big"', "d")
+    write_detections(tmp_path / "found.parquet", [box])
+    _, *arguments = shlex.split(rewriting)
+    subprocess.run([sys.executable, *arguments], cwd=tmp_path, check=True)
+    (row,) = csv.DictReader((tmp_path / "boxes.csv").read_text(encoding="utf-8").splitlines())
+    (table,) = blocks("csv")
+    assert list(row) == table.splitlines()[0].split(",")
+    assert list(row.values()) == ["kitchen.jpg", "12", "30", "96", "110.25", 'a cat, "big"']
 
 
 def test_the_script_is_short_and_keeps_every_box(folder: Path) -> None:
