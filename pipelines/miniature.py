@@ -157,7 +157,7 @@ def make_miniature(
         write_vcr(partial / "vcr", [(scene, asked) for scene, asked in drawn if scene.has("vcr")])
     scenes = write_trees(partial, scenes, seed, datasets)
     write_scenes(partial / SCENES_FILE, scenes)
-    planted = plant_faults(partial, scenes) if faults else []
+    planted = plant_faults(partial, [*shares, *datasets]) if faults else []
     if out.exists():
         shutil.rmtree(out)
     partial.rename(out)

@@ -207,8 +207,8 @@ def _clusters(
 ) -> list[tuple[_Corners, list[list[int]]]]:
     """Return the boxes of a caption's phrases, each with the spans that mean it."""
     spans: dict[int, list[list[int]]] = {}
-    for begin, end, chain in caption.spans():
-        spans.setdefault(chain, []).append([begin, end])
+    for begin, end, spoken in caption.spans():
+        spans.setdefault(spoken, []).append([begin, end])
     found: list[tuple[_Corners, list[list[int]]]] = []
     for chain in entry.chains:
         if chain.id not in spans:
