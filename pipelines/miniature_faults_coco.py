@@ -10,14 +10,14 @@ from typing import Any
 
 from pipelines.miniature_ground import Ground, Planted
 
-_UNKNOWN = 987_654  #: no image, annotation or category has this id
+_UNKNOWN = 987_654_321_012  #: no image, annotation or category has this id
 _INSTANCES = "annotations/instances_train2017.json"
 _CAPTIONS = "annotations/captions_train2017.json"
 
 
 def plant_in_coco(world: Path) -> list[Planted]:
     """Plant faults into boxes, captions and pictures of COCO's train."""
-    ground = Ground(world, "coco", split="train", first_id=900_000)
+    ground = Ground(world, "coco", split="train", first_id=900_000_000)
     table = ground.read_json(_INSTANCES)
     crowd = table["annotations"][0] | {"iscrowd": 1}
     _add_box(ground, _INSTANCES, table, "E_CROWD", "a crowd", crowd)
@@ -42,12 +42,14 @@ def plant_in_coco(world: Path) -> list[Planted]:
 
 def plant_in_lvis(world: Path) -> list[Planted]:
     """Plant faults into LVIS's train."""
-    return _plant_lvis_form(Ground(world, "lvis", split="train", first_id=920_000), "lvis_v1")
+    return _plant_lvis_form(Ground(world, "lvis", split="train", first_id=920_000_000), "lvis_v1")
 
 
 def plant_in_paco(world: Path) -> list[Planted]:
     """Plant faults into PACO's train."""
-    return _plant_lvis_form(Ground(world, "paco", split="train", first_id=930_000), "paco_lvis_v1")
+    return _plant_lvis_form(
+        Ground(world, "paco", split="train", first_id=930_000_000), "paco_lvis_v1"
+    )
 
 
 def _plant_lvis_form(ground: Ground, prefix: str) -> list[Planted]:

@@ -8,18 +8,18 @@ from pipelines.miniature_flickr30k import PICTURES, UNRELATED
 from pipelines.miniature_ground import Ground, Planted
 from pipelines.miniature_refcoco import MDETR
 
-_UNKNOWN = 987_654
+_UNKNOWN = 987_654_321_012  #: nothing has this id
 
 
 def plant_in_flickr30k(world: Path) -> list[Planted]:
     """Plant faults into both forms' train."""
-    ground = Ground(world, "flickr30k", split="train", first_id=8_000_000)
+    ground = Ground(world, "flickr30k", split="train", first_id=8_000_000_000)
     listed = (ground.folder / "train.txt").read_text().split()
     _plant_in_lists(ground, listed)
     _plant_in_sentences(ground, listed[0])
     _plant_in_boxes(ground, listed[0])
     _plant_images(ground, listed[0])
-    mdetr = Ground(world, "flickr30k", source=MDETR, split="train", first_id=8_500_000)
+    mdetr = Ground(world, "flickr30k", source=MDETR, split="train", first_id=8_500_000_000)
     _plant_mdetr(mdetr, "final_flickr_mergedGT_train.json")
     return ground.planted + mdetr.planted
 

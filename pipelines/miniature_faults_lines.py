@@ -7,13 +7,13 @@ from typing import Any
 from pipelines.miniature_ground import Ground, Planted
 from pipelines.miniature_llava import RESULTS, WHOLE
 
-_UNKNOWN = 987_654
+_UNKNOWN = 987_654_321_012  #: nothing has this id
 _CUT_LINE = b'{"cut off while'
 
 
 def plant_in_vcr(world: Path) -> list[Planted]:
     """Plant faults into VCR's train."""
-    ground = Ground(world, "vcr", split="train", first_id=9_700_000)
+    ground = Ground(world, "vcr", split="train", first_id=9_700_000_000)
     lines = (ground.folder / "train.jsonl").read_bytes().splitlines()
     good = json.loads(lines[0])
     images = ground.folder / "vcr1images"
@@ -60,7 +60,7 @@ def plant_in_vcr(world: Path) -> list[Planted]:
 
 def plant_in_llava(world: Path) -> list[Planted]:
     """Plant faults into LLaVA's dialogues; its boxes, which need an option, stay good."""
-    ground = Ground(world, "llava", split="train", first_id=970_000)
+    ground = Ground(world, "llava", split="train", first_id=970_000_000)
     records = ground.read_json(WHOLE)
     good = records[0]
     human, gpt = good["conversations"][:2]
@@ -108,7 +108,7 @@ def plant_in_detections(world: Path) -> list[Planted]:
 
 def plant_in_jsonl(world: Path) -> list[Planted]:
     """Plant faults into one's own data, in train."""
-    ground = Ground(world, "jsonl", split="train", first_id=9_900_000)
+    ground = Ground(world, "jsonl", split="train", first_id=9_900_000_000)
     file = "train.jsonl"
     lines = (ground.folder / file).read_bytes().splitlines()
     good = json.loads(lines[0])

@@ -10,14 +10,14 @@ from pipelines.miniature_files import write_old_pickle
 from pipelines.miniature_ground import Ground, Planted
 from pipelines.miniature_refcoco import MDETR, PICTURES, REFER_SETS
 
-_UNKNOWN = 987_654  #: no annotation or entry has this id
+_UNKNOWN = 987_654_321_012  #: no annotation or entry has this id
 _INSTANCES = "instances.json"
 _AUTHORITY = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
 
 
 def plant_in_refer(world: Path, *, dataset: str) -> list[Planted]:
     """Plant faults into both forms of one of the three, in train."""
-    first_id = 940_000 + 10_000 * REFER_SETS.index(dataset)
+    first_id = 940_000_000 + 10_000 * REFER_SETS.index(dataset)
     refer = Ground(world, dataset, split="train", first_id=first_id)
     _plant_refer(refer, f"refs({_AUTHORITY[dataset]}).p")
     mdetr = Ground(world, dataset, source=MDETR, split="train", first_id=first_id + 5_000)

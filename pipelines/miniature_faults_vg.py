@@ -7,7 +7,7 @@ from typing import Any
 from pipelines.miniature_ground import Ground, Planted
 from pipelines.miniature_visual7w import POINTING, POINTING_BOXES, TELLING, TELLING_BOXES
 
-_UNKNOWN = 987_654
+_UNKNOWN = 987_654_321_012  #: nothing has this id
 _REGIONS = "region_descriptions.json"
 _IMAGES = "image_data.json"
 _SPLITS = "densecap_splits.json"
@@ -15,7 +15,7 @@ _SPLITS = "densecap_splits.json"
 
 def plant_in_visual_genome(world: Path) -> list[Planted]:
     """Plant faults into Visual Genome's train."""
-    ground = Ground(world, "vg", split="train", first_id=9_000_000)
+    ground = Ground(world, "vg", split="train", first_id=9_000_000_000)
     entries = ground.read_json(_REGIONS)
     images = ground.read_json(_IMAGES)
     splits = ground.read_json(_SPLITS)
@@ -72,7 +72,7 @@ def plant_in_visual_genome(world: Path) -> list[Planted]:
 
 def plant_in_visual7w(world: Path) -> list[Planted]:
     """Plant faults into Visual7W's train."""
-    ground = Ground(world, "visual7w", split="train", first_id=9_500_000)
+    ground = Ground(world, "visual7w", split="train", first_id=9_500_000_000)
     telling, pointing = ground.read_json(TELLING), ground.read_json(POINTING)
     _plant_telling(ground, telling)
     _plant_pointing(ground, pointing)
