@@ -233,12 +233,13 @@ def _ask_where(scene: Scene, rng: random.Random) -> Iterator[_Telling]:
 def _ask_how_many(scene: Scene, rng: random.Random) -> _Telling:
     pattern = rng.choice((None, *PATTERNS))
     counted = [i for i, t in enumerate(scene.things) if pattern in (None, t.pattern)]
-    number = NUMBERS[len(counted)]
+    numbers = ("none", *NUMBERS[1:])
+    number = numbers[len(counted)]
     return _Telling(
         type="how",
         question=f"How many shapes are {'there' if pattern is None else pattern}?",
         answer=_sentence(number),
-        wrong=tuple(map(_sentence, _wrong(rng, NUMBERS, number))),
+        wrong=tuple(map(_sentence, _wrong(rng, numbers, number))),
         about=tuple(counted),
     )
 
