@@ -1,9 +1,9 @@
 """The miniature world: drawn scenes as source trees that the real converters read.
 
 In: a folder, a number of pictures and a seed. Out: below that folder `coco/`, `vg/` and `vcr/` in
-the official layouts, and `scenes.jsonl`, the scene graphs with what every text speaks of, by which
-any caption or answer can be checked. The same arguments give the same bytes, whatever the number of
-workers. Conversion knows nothing of all this.
+the official layouts, the further trees asked for (`miniature_trees.py`), and `scenes.jsonl`, the
+scene graphs with what every text speaks of, by which any caption or answer can be checked. The same
+arguments give the same bytes, whatever the number of workers. Conversion knows nothing of all this.
 """
 
 import os
@@ -11,7 +11,7 @@ import random
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -20,6 +20,8 @@ from pathlib import Path
 import msgspec
 
 from pipelines.miniature_draw import draw_jpeg
+from pipelines.miniature_faults import plant_faults
+from pipelines.miniature_files import PICTURE_FOLDERS, link
 from pipelines.miniature_language import (
     close_up_captions,
     describe,
@@ -29,17 +31,18 @@ from pipelines.miniature_language import (
 from pipelines.miniature_questions import Question, Tally, ask
 from pipelines.miniature_scene import Place, Scene, Statement, Thing, build_scene, clear_pairs
 from pipelines.miniature_statements import bracketed
+from pipelines.miniature_trees import TREES, write_trees
 from pipelines.miniature_vcr import annotation_id, vcr_place, write_vcr
 from pipelines.miniature_write import IDS_PER_IMAGE, write_coco, write_scenes, write_visual_genome
 from roikit.errors import UsageError
 
 SCENES_FILE = "scenes.jsonl"
-DATASETS = ("coco", "vg", "vcr")
+#: Every dataset that there is a tree of; the first three are drawn, the others show their pictures.
+DATASETS = (*PICTURE_FOLDERS, *TREES)
 DEFAULT_SHARES = {"coco": 0.45, "vg": 0.25, "vcr": 0.3}
 #: Far from the four pictures that readers of Visual Genome leave out by their ids.
 _FIRST_VG_ID = 2_000_001
 _CHUNK = 64
-_FOLDERS = {"coco": "coco", "vg": "vg", "vcr": "vcr/vcr1images"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +56,7 @@ class MiniatureReport:
     statements: dict[str, int]  #: captions, region phrases and questions by dataset and split
     held_out_objects: int  #: objects of a pair that training never shows; all in evaluation splits
     objects: int
+    faults: int  #: planted on purpose; `faults.json` lists them
     seconds: float
 
 
@@ -84,6 +88,7 @@ def make_miniature(
     *,
     images: int,
     seed: int = 0,
+    datasets: Sequence[str] = tuple(PICTURE_FOLDERS),
     shares: Mapping[str, float] | None = None,
     close_ups: float = 0.5,
     shared: float = 0.5,
@@ -92,6 +97,7 @@ def make_miniature(
     evaluation: float = 0.125,
     image_wh: tuple[int, int] = (128, 128),
     odd_sizes: float = 0.0,
+    faults: bool = False,
     workers: int | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -102,8 +108,11 @@ def make_miniature(
         out: folder to make; it appears, whole, only when everything is written.
         images: different pictures in all; at least 32.
         seed: the same gives the same bytes.
+        datasets: trees to write, of `DATASETS`. Those that show another tree's pictures bring that
+            tree along. They change no byte of the drawn trees.
         shares: how much of `images` is drawn for each of `coco`, `vg` and `vcr`, brought to a sum
-            of 1; a dataset that is not named gets no tree. None takes `DEFAULT_SHARES`.
+            of 1; a dataset that is not named gets no tree. None takes `DEFAULT_SHARES` of those
+            that `datasets` needs.
         close_ups: share of COCO's training pictures that show a single object, large.
         shared: share of COCO's whole scenes that stand in Visual Genome too, by `coco_id`.
         relations: share of Visual Genome's phrases that relate two objects.
@@ -112,6 +121,7 @@ def make_miniature(
             pairs occur only there.
         image_wh: pixels, at least 128 each.
         odd_sizes: share of the pictures that are a quarter wider or taller than `image_wh`.
+        faults: plant what the real datasets' files suffer from, a list of it in `faults.json`.
         workers: processes; None takes one a core. 1 stays in this process.
         overwrite: replace a world that stands at `out`.
         progress: called with (pictures written, pictures in all).
@@ -120,7 +130,7 @@ def make_miniature(
         UsageError: a number out of its range, or `out` holds something.
     """
     started = time.monotonic()
-    shares = dict(shares) if shares is not None else DEFAULT_SHARES
+    shares = _shares(datasets, shares)
     workers = workers if workers is not None else os.cpu_count() or 1
     _check(images, shares, image_wh)
     _check_range(0, 1, close_ups=close_ups, shared=shared, odd_sizes=odd_sizes)
@@ -130,7 +140,7 @@ def make_miniature(
     tasks = _plan(images, seed, shares, close_ups, shared, evaluation, image_wh, odd_sizes)
     partial = out.parent / f".{out.name}.part"
     shutil.rmtree(partial, ignore_errors=True)
-    for folder in sorted({f"{_FOLDERS[d]}/{p.file}" for t in tasks for d, p in t.places}):
+    for folder in sorted({f"{PICTURE_FOLDERS[d]}/{p.file}" for t in tasks for d, p in t.places}):
         (partial / folder).parent.mkdir(parents=True, exist_ok=True)
     drawn: list[_Drawn] = []
     texts = _Texts(seed=seed, relations=relations, questions=questions)
@@ -145,11 +155,13 @@ def make_miniature(
         write_visual_genome(partial / "vg", scenes)
     if "vcr" in shares:
         write_vcr(partial / "vcr", [(scene, asked) for scene, asked in drawn if scene.has("vcr")])
+    scenes = write_trees(partial, scenes, seed, datasets)
     write_scenes(partial / SCENES_FILE, scenes)
+    planted = plant_faults(partial, [*shares, *datasets]) if faults else []
     if out.exists():
         shutil.rmtree(out)
     partial.rename(out)
-    return _report(out, scenes, time.monotonic() - started)
+    return _report(out, scenes, len(planted), time.monotonic() - started)
 
 
 def read_scenes(world: Path) -> list[Scene]:
@@ -182,20 +194,21 @@ def region_things(scene: Scene, dataset: str, region_id: str) -> tuple[Thing, ..
 
     Args:
         scene: the picture's.
-        dataset: coco, vg or vcr.
+        dataset: coco (or one of RefCOCO's, which keep its ids), vg or vcr.
         region_id: as the annotations name the region, and the record's `native_id` keeps it: COCO's
             annotation id, Visual Genome's region id, VCR's object index from 0.
     """
     if dataset == "vg":
         found = [s.about for s in scene.statements if s.dataset == "vg" and s.id == region_id]
         return tuple(scene.things[i] for i in found[0])
-    return (scene.things[int(region_id) % IDS_PER_IMAGE if dataset == "coco" else int(region_id)],)
+    number = int(region_id)
+    return (scene.things[number if dataset == "vcr" else number % IDS_PER_IMAGE],)
 
 
 def _plan(
     images: int,
     seed: int,
-    shares: dict[str, float],
+    shares: Mapping[str, float],
     close_ups: float,
     shared: float,
     evaluation: float,
@@ -298,18 +311,11 @@ def _make_scene(task: _Task, out: Path, texts: _Texts, tallies: dict[str, Tally]
 
 def _write_picture(scene: Scene, out: Path, seed: int) -> None:
     data = draw_jpeg(scene, seed)
-    first, *further = [out / _FOLDERS[name] / place.file for name, place in scene.places.items()]
+    places = scene.places.items()
+    first, *further = [out / PICTURE_FOLDERS[name] / place.file for name, place in places]
     first.write_bytes(data)
     for path in further:
-        _link(first, path, data)
-
-
-def _link(source: Path, target: Path, data: bytes) -> None:
-    """Let one photo stand in two trees without storing it twice, where the file system can."""
-    try:
-        target.hardlink_to(source)
-    except OSError:
-        target.write_bytes(data)
+        link(first, path)
 
 
 def _captions(scene: Scene, rng: random.Random, image_id: int) -> list[Statement]:
@@ -353,14 +359,32 @@ def _right_answers(scene: Scene, questions: list[Question]) -> list[Statement]:
     ]
 
 
+def _shares(datasets: Sequence[str], shares: Mapping[str, float] | None) -> Mapping[str, float]:
+    """Say how much is drawn for each tree that is wanted, or that a wanted one shows."""
+    unknown = [name for name in datasets if name not in DATASETS]
+    if unknown or not datasets:
+        found = unknown[0] if unknown else "none"
+        raise UsageError(f"datasets: expected some of {', '.join(DATASETS)}, got `{found}`")
+    needed = {TREES[name].shows if name in TREES else name for name in datasets}
+    if shares is None:
+        return {name: share for name, share in DEFAULT_SHARES.items() if name in needed}
+    for name in datasets:
+        if name in TREES and TREES[name].shows not in shares:
+            raise UsageError(
+                f"datasets: `{name}` shows pictures of `{TREES[name].shows}`, which has no share"
+            )
+    return dict(shares)
+
+
 def _check(images: int, shares: Mapping[str, float], image_wh: tuple[int, int]) -> None:
     if images < 32:
         raise UsageError(f"images: expected at least 32, got {images}")
     if min(image_wh) < 128:
         raise UsageError(f"image_wh: expected at least 128 × 128 pixels, got {image_wh}")
-    unknown = sorted(set(shares) - set(DATASETS))
+    unknown = sorted(set(shares) - set(PICTURE_FOLDERS))
     if unknown or not shares or min(shares.values()) <= 0:
-        raise UsageError(f"shares: expected numbers above 0 for some of {DATASETS}, got {shares}")
+        drawn = ", ".join(PICTURE_FOLDERS)
+        raise UsageError(f"shares: expected numbers above 0 for some of {drawn}, got {shares}")
 
 
 def _check_range(low: float, high: float, **values: float) -> None:
@@ -382,7 +406,7 @@ def _check_empty(out: Path, overwrite: bool) -> None:
         raise UsageError(f"{out}: holds a miniature world already", hint="pass `--overwrite`")
 
 
-def _report(out: Path, scenes: list[Scene], seconds: float) -> MiniatureReport:
+def _report(out: Path, scenes: list[Scene], faults: int, seconds: float) -> MiniatureReport:
     pictures: Counter[str] = Counter()
     statements: Counter[str] = Counter()
     for scene in scenes:
@@ -398,5 +422,6 @@ def _report(out: Path, scenes: list[Scene], seconds: float) -> MiniatureReport:
         statements=dict(sorted(statements.items())),
         held_out_objects=sum(thing.is_held_out for s in scenes for thing in s.things),
         objects=sum(len(scene.things) for scene in scenes),
+        faults=faults,
         seconds=seconds,
     )
