@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from roikit.errors import CorruptSampleError
-from roikit.mentions import plain
 from roikit.sample import Conversation, Region, Rejection, Turn
 from shards.atomic import replacing
 from shards.layout import FORMAT_VERSION
@@ -294,7 +293,8 @@ def _region_values(regions: list[Region]) -> Iterable[Any]:
 
 
 def _conversation_values(conversations: list[Conversation]) -> Iterable[Any]:
-    words = [[len(plain(turn.text).split()) for turn in c.turns] for c in conversations]
+    # Mentions and escapes hold no blank: there are as many words as a person reads.
+    words = [[len(turn.text.split()) for turn in c.turns] for c in conversations]
     choices = [c.choice for c in conversations]
     return (
         [c.id for c in conversations],
