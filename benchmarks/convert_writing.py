@@ -7,7 +7,6 @@ next one starts.
 """
 
 import hashlib
-import json
 import multiprocessing
 import os
 import shutil
@@ -225,10 +224,3 @@ def _run(job: Job, barrier: Any, queue: Any) -> None:
     start = time.monotonic()
     write()
     queue.put((start, time.monotonic()))
-
-
-if __name__ == "__main__":  # one run for a profiler
-    import sys
-
-    with tempfile.TemporaryDirectory(dir=sys.argv[1]) as name:
-        print(json.dumps(measure_writing(Path(name), int(sys.argv[2])), indent=1))

@@ -30,10 +30,10 @@ Progress = Callable[[int, int, str], None]
 _PICTURES_EACH = 48
 _README = """# Synthetic data: {title}
 
-This tree has the file names, fields and counts of {title}, and nothing else of it. Every phrase,
-box, outline and answer is invented and says nothing about the picture beside it; a few hundred drawn
-pictures stand under all the names, so counting equal pictures here means nothing either. It is there
-to measure time and memory of conversion. Do not train on it.
+This tree has the file names, fields and counts of {title}, and nothing else of it. Every
+phrase, box, outline and answer is invented and says nothing about the picture beside it; a few
+hundred drawn pictures stand under all the names, so counting equal pictures here means nothing
+either. It is there to measure time and memory of conversion. Do not train on it.
 
 Written by `roikit miniature --scale full` with seed {seed} (form {version}).
 """

@@ -218,9 +218,7 @@ def _runs(width: int, height: int, rng: np.random.Generator) -> dict[str, Any]:
     return {"counts": counts.tolist(), "size": [height, width]}
 
 
-def _captions(
-    ids: Ints, owners: Ints, rng: np.random.Generator
-) -> Iterator[list[dict[str, Any]]]:
+def _captions(ids: Ints, owners: Ints, rng: np.random.Generator) -> Iterator[list[dict[str, Any]]]:
     for start in range(0, len(owners), _CHUNK):
         images = ids[owners[start : start + _CHUNK]].tolist()
         said = captions(len(images), rng)

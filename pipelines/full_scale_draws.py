@@ -71,7 +71,8 @@ def spread(total: int, places: int, rng: np.random.Generator, *, at_least: int =
     assert places > 0 and extra >= 0
     shares = np.cumsum(rng.gamma(1.3, size=places))
     ends = np.rint(shares / shares[-1] * extra).astype(np.int64)
-    return at_least + np.diff(ends, prepend=0)
+    counts: Ints = at_least + np.diff(ends, prepend=0)
+    return counts
 
 
 def draw_pictures(
@@ -114,9 +115,7 @@ def link(picture: Picture, name: Path) -> None:
         ) from error
 
 
-def ring(
-    boxes_xywh: Floats, num_points: int, rng: np.random.Generator
-) -> npt.NDArray[np.float64]:
+def ring(boxes_xywh: Floats, num_points: int, rng: np.random.Generator) -> npt.NDArray[np.float64]:
     """Draw a bumpy outline into each box.
 
     Args:

@@ -29,8 +29,7 @@ _HOST = "http://full-scale.invalid"
 #: A region id of the real file; it does not fit into 32 bits.
 _LARGE_REGION_ID = 900_100_184_613
 _REGION = (
-    '{"region_id": %d, "width": %d, "height": %d, "image_id": %d, "phrase": "%s",'
-    ' "y": %d, "x": %d}'
+    '{"region_id": %d, "width": %d, "height": %d, "image_id": %d, "phrase": "%s", "y": %d, "x": %d}'
 )
 
 
@@ -111,7 +110,9 @@ def _write_images(
         (root / name).mkdir()
     coco_ids = np.concatenate(list(photograph_ids(seed).values()))
     are_coco = rng.permutation(len(ids))[:num_coco].tolist()
-    coco_id = dict(zip(are_coco, rng.choice(coco_ids, num_coco, replace=False).tolist(), strict=True))
+    coco_id = dict(
+        zip(are_coco, rng.choice(coco_ids, num_coco, replace=False).tolist(), strict=True)
+    )
     with (root / "image_data.json").open("wb") as file:
         for i, (image_id, picture) in enumerate(
             zip(ids.tolist(), (pictures[k] for k in shown.tolist()), strict=True)

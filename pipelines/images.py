@@ -37,7 +37,7 @@ class ImageRoots:
         for i, folder in enumerate(self.folders):
             for name in candidates:
                 try:
-                    # Half a million of these are made: `Path` objects would cost more than the look.
+                    # There are half a million: `Path` objects would cost more than the look.
                     status = os.stat(os.path.join(folder, name))  # noqa: PTH116, PTH118
                 except (OSError, ValueError):
                     continue

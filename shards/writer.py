@@ -110,7 +110,7 @@ def member_header(name: str, length: int) -> bytes:
         info = tarfile.TarInfo(name)
         info.size = length
         return info.tobuf(tarfile.USTAR_FORMAT)
-    # What `tarfile` would write, put together by hand: a quarter of a small sample's time went there.
+    # What `tarfile` would write, by hand: that took a quarter of a small sample's time.
     digits = b"%011o" % length
     total = b"%06o\0" % (_FIXED_SUM + sum(raw_name) + sum(digits))
     filling = _ZEROS[len(raw_name) : _NAME_BYTES]
