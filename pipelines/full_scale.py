@@ -8,7 +8,6 @@ for training. Each tree appears whole or not at all, so a second run makes only 
 
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import msgspec
 from pipelines import full_scale_coco, full_scale_vcr, full_scale_visual_genome
 from pipelines.full_scale_draws import Picture, draw_pictures
 from roikit.errors import RoikitError, UsageError
+from shards.atomic import locked
 
 #: Raised when the same seed would give other bytes.
 VERSION = 1
@@ -28,6 +28,7 @@ README_FILE = "README.md"
 Progress = Callable[[int, int, str], None]
 
 _PICTURES_EACH = 48
+_LOCK_FILE = ".lock"
 _README = """# Synthetic data: {title}
 
 This tree has the file names, fields and counts of {title}, and nothing else of it. Every
@@ -125,7 +126,8 @@ def make_full_scale(
         A report a dataset, in the order asked for.
 
     Raises:
-        UsageError: an unknown dataset, or a folder in the way that holds something else.
+        UsageError: an unknown dataset, a folder in the way that holds something else, or another
+            process at work there.
         RoikitError: too little space, or a file system without hard links.
     """
     chosen = list(dict.fromkeys(datasets if datasets is not None else DATASETS))
@@ -143,20 +145,21 @@ def make_full_scale(
         raise UsageError(f"`{out}`: expected a folder, cannot make it: {error.strerror}") from error
     _check_space(out, missing)
     reports = []
-    for name in chosen:
-        started = time.monotonic()
-        mark = done.get(name) or _make(out, name, seed, progress)
-        reports.append(
-            FullScaleReport(
-                dataset=name,
-                folder=out / name,
-                images=mark.images,
-                records=mark.records,
-                file_bytes=mark.file_bytes,
-                seconds=time.monotonic() - started,
-                was_done=name in done,
+    with locked(out / _LOCK_FILE, wait=False):
+        for name in chosen:
+            started = time.monotonic()
+            mark = done.get(name) or _make(out, name, seed, progress)
+            reports.append(
+                FullScaleReport(
+                    dataset=name,
+                    folder=out / name,
+                    images=mark.images,
+                    records=mark.records,
+                    file_bytes=mark.file_bytes,
+                    seconds=time.monotonic() - started,
+                    was_done=name in done,
+                )
             )
-        )
     return reports
 
 
@@ -202,8 +205,11 @@ def _check_space(out: Path, names: Sequence[str]) -> None:
 def _make(out: Path, name: str, seed: int, progress: Progress | None) -> _Mark:
     dataset = DATASETS[name]
     partial = out / f".{name}.part"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
+    # Beside the tree, not in it, and on the same file system: hard links need that.
+    drawn = out / ".pictures.part"
+    for folder in (partial, drawn):
+        shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run left
+        folder.mkdir()
     done = 0
 
     def tick(number: int) -> None:
@@ -213,10 +219,9 @@ def _make(out: Path, name: str, seed: int, progress: Progress | None) -> _Mark:
             progress(done, dataset.records, name)
 
     tick(0)
-    # Beside the tree, not in it, and on the same file system: hard links need that.
-    with tempfile.TemporaryDirectory(prefix=".pictures-", dir=out) as folder:
-        pictures = draw_pictures(Path(folder), dataset.sizes_wh, _PICTURES_EACH, seed)
-        dataset.write(partial, pictures, seed, tick)
+    pictures = draw_pictures(drawn, dataset.sizes_wh, _PICTURES_EACH, seed)
+    dataset.write(partial, pictures, seed, tick)
+    shutil.rmtree(drawn)
     text = _README.format(title=dataset.title, seed=seed, version=VERSION)
     (partial / README_FILE).write_text(text, encoding="utf-8")
     mark = _Mark(

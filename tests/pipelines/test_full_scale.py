@@ -195,7 +195,7 @@ def test_a_second_run_finds_its_tree_and_leaves_it(tmp_path: Path) -> None:
     (second,) = make_full_scale(tmp_path)
     assert second.was_done and digests(tmp_path) == before
     assert (second.images, second.records) == (69, 779)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["coco"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "coco"]
 
 
 @pytest.mark.usefixtures("small")
@@ -217,8 +217,10 @@ def test_another_seed_and_strange_files_are_not_overwritten(tmp_path: Path) -> N
 def test_what_an_interrupted_run_left_is_replaced(tmp_path: Path) -> None:
     (tmp_path / ".coco.part" / "annotations").mkdir(parents=True)
     (tmp_path / ".coco.part" / "annotations" / "half.json").write_text("[")
+    (tmp_path / ".pictures.part").mkdir()
+    (tmp_path / ".pictures.part" / "1.jpg").write_text("")
     make_full_scale(tmp_path)
-    assert not (tmp_path / ".coco.part").exists()
+    assert not list(tmp_path.glob(".*.part"))
     assert not (tmp_path / "coco" / "annotations" / "half.json").exists()
 
 
