@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="what to measure")
+    parser.add_argument("parts", nargs="*", help=f"some of {', '.join(PARTS)}")
     parser.add_argument(
         "--all", action="store_true", help="measure everything and keep the results"
     )
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     arguments = parser.parse_args()
     parts = PARTS if arguments.all else tuple(arguments.parts)
-    if not parts:
+    if not parts or set(parts) - set(PARTS):
         parser.error(f"expected `--all` or some of {', '.join(PARTS)}")
     results: dict[str, Any] = {"machine": machine(), "repeats": arguments.repeats}
     if arguments.remark:
@@ -115,7 +115,14 @@ def tables(results: dict[str, Any]) -> list[Table]:
             )
             for row in results["writing"]
         ]
-        columns = ("pictures", "writer", "samples/s", "MB/s", "× ShardWriter", "× one core")
+        columns: tuple[str, ...] = (
+            "pictures",
+            "writer",
+            "samples/s",
+            "MB/s",
+            "× ShardWriter",
+            "× one core",
+        )
         made.append(("Writing the same samples, in memory, to the same disk", columns, rows))
     if "conversion" in results:
         rows = [
