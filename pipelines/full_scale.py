@@ -15,7 +15,12 @@ from pathlib import Path
 
 import msgspec
 
-from pipelines import full_scale_coco, full_scale_vcr, full_scale_visual_genome
+from pipelines import (
+    full_scale_coco,
+    full_scale_lvis,
+    full_scale_vcr,
+    full_scale_visual_genome,
+)
 from pipelines.full_scale_draws import Picture, draw_pictures
 from roikit.errors import RoikitError, UsageError
 from shards.atomic import locked
@@ -100,6 +105,14 @@ DATASETS: dict[str, _Dataset] = {
         records=sum(split.questions for split in full_scale_vcr.SPLITS),
         disk_bytes=1_500_000_000,
         write=full_scale_vcr.write_vcr,
+    ),
+    "lvis": _Dataset(
+        title="LVIS v1",
+        sizes_wh=full_scale_coco.SIZES_WH,
+        images=sum(sum(split.images.values()) for split in full_scale_lvis.SPLITS),
+        records=sum(split.annotations for split in full_scale_lvis.SPLITS),
+        disk_bytes=1_500_000_000,
+        write=full_scale_lvis.write_lvis,
     ),
 }
 

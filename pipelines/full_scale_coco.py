@@ -18,13 +18,22 @@ import msgspec
 import numpy as np
 
 from pipelines.coco_names import CATEGORIES
-from pipelines.full_scale_draws import Floats, Ints, Picture, captions, link, ring, spread
+from pipelines.full_scale_draws import (
+    Ints,
+    Picture,
+    boxes,
+    captions,
+    link,
+    shapes,
+    spread,
+    write_list,
+)
 
 #: (width, height): the commonest of COCO's.
 SIZES_WH = ((640, 480), (480, 640), (640, 427), (427, 640), (500, 375))
 _LAST_ID = 581_929
 _CHUNK = 4096
-#: Outlines are drawn in few lengths, so that a chunk of them is a few array operations.
+#: Of an outline.
 _POINTS = (8, 16, 24, 32, 46)
 _HOST = "http://full-scale.invalid"
 
@@ -102,7 +111,7 @@ def _write_split(
         owners = rng.permutation(np.repeat(annotated, counts))
         crowds = np.zeros(split.annotations, bool)
         crowds[rng.choice(split.annotations, split.crowds, replace=False)] = True
-        _write_list(file, _instances(ids, sizes_wh, owners, crowds, rng), tick)
+        write_list(file, _instances(ids, sizes_wh, owners, crowds, rng), tick)
         categories = [
             {"supercategory": above, "id": number, "name": name}
             for above, group in CATEGORIES
@@ -114,7 +123,7 @@ def _write_split(
         each, further = divmod(split.captions, len(ids))
         more = rng.choice(len(ids), further, replace=False)
         owners = rng.permutation(np.concatenate((np.repeat(np.arange(len(ids)), each), more)))
-        _write_list(file, _captions(ids, owners, rng), tick)
+        write_list(file, _captions(ids, owners, rng), tick)
         file.write(b"}")
 
 
@@ -147,17 +156,6 @@ def _write_head(file: BinaryIO, split: str, ids: Ints, sizes_wh: Ints) -> None:
     file.write(b'],"annotations":[')
 
 
-def _write_list(
-    file: BinaryIO, chunks: Iterator[list[dict[str, Any]]], tick: Callable[[int], None]
-) -> None:
-    is_first = True
-    for chunk in chunks:
-        file.write((b"" if is_first else b",") + msgspec.json.encode(chunk)[1:-1])
-        is_first = False
-        tick(len(chunk))
-    file.write(b"]")
-
-
 def _instances(
     ids: Ints,
     sizes_wh: Ints,
@@ -171,44 +169,21 @@ def _instances(
     order = rng.permutation(len(owners)) * 3 + 1000
     for start in range(0, len(owners), _CHUNK):
         own = owners[start : start + _CHUNK]
-        boxes_xywh = _boxes(sizes_wh[own], start, rng)
+        boxes_xywh = boxes(sizes_wh[own], start, rng)
         categories = rng.choice(numbers, len(own), p=chances / chances.sum()).tolist()
-        lengths = rng.integers(len(_POINTS), size=len(own))
-        chunk: list[dict[str, Any]] = [{}] * len(own)
-        for which, num_points in enumerate(_POINTS):
-            rows = np.flatnonzero(lengths == which)
-            outlines = ring(boxes_xywh[rows], num_points, rng)
-            x, y = outlines[..., 0], outlines[..., 1]
-            areas = np.abs((x * np.roll(y, 1, 1) - y * np.roll(x, 1, 1)).sum(1) / 2).round(4)
-            flat = outlines.reshape(len(rows), -1).tolist()
-            for row, polygon, area in zip(rows.tolist(), flat, areas.tolist(), strict=True):
-                chunk[row] = {"segmentation": [polygon], "area": area, "iscrowd": 0}
+        chunk = shapes(boxes_xywh, _POINTS, rng)
         images = ids[own].tolist()
         corners = boxes_xywh.tolist()
         for row, entry in enumerate(chunk):
             if crowds[start + row]:
                 width, height = sizes_wh[own[row]].tolist()
                 entry["segmentation"] = _runs(width, height, rng)
-                entry["iscrowd"] = 1
+            entry["iscrowd"] = int(crowds[start + row])
             entry["image_id"] = images[row]
             entry["bbox"] = corners[row]
             entry["category_id"] = categories[row]
             entry["id"] = int(order[start + row])
         yield chunk
-
-
-def _boxes(sizes_wh: Ints, start: int, rng: np.random.Generator) -> Floats:
-    """Draw a box inside each picture; here and there one that is too thin, or sticks out."""
-    shares = np.exp(rng.uniform(np.log(0.02), np.log(0.9), (len(sizes_wh), 2)))
-    lengths = sizes_wh * shares
-    corners = rng.random((len(sizes_wh), 2)) * (sizes_wh - lengths)
-    boxes_xywh = np.concatenate((corners, lengths), axis=1)
-    places = np.arange(start, start + len(sizes_wh))
-    boxes_xywh[places % 50_000 == 17, 2] = 0.43
-    beyond = places % 20_000 == 3
-    boxes_xywh[beyond, 0] = sizes_wh[beyond, 0] - boxes_xywh[beyond, 2] + 0.3
-    rounded: Floats = boxes_xywh.round(2)
-    return rounded
 
 
 def _runs(width: int, height: int, rng: np.random.Generator) -> dict[str, Any]:

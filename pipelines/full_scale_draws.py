@@ -7,10 +7,12 @@ import errno
 import io
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -131,6 +133,65 @@ def ring(boxes_xywh: Floats, num_points: int, rng: np.random.Generator) -> npt.N
     x = boxes_xywh[:, 0:1] + boxes_xywh[:, 2:3] * (0.5 + 0.5 * radii * np.cos(angles))
     y = boxes_xywh[:, 1:2] + boxes_xywh[:, 3:4] * (0.5 + 0.5 * radii * np.sin(angles))
     return np.stack((x, y), axis=-1).round(2)
+
+
+def boxes(sizes_wh: Ints, start: int, rng: np.random.Generator) -> Floats:
+    """Draw a box inside each picture; here and there one that is too thin, or sticks out.
+
+    Args:
+        sizes_wh: (N, 2), of each box's picture.
+        start: the first box's place among all of its file.
+        rng: the generator.
+
+    Returns:
+        (N, 4) float64, xywh, rounded to hundredths.
+    """
+    shares = np.exp(rng.uniform(np.log(0.02), np.log(0.9), (len(sizes_wh), 2)))
+    lengths = sizes_wh * shares
+    corners = rng.random((len(sizes_wh), 2)) * (sizes_wh - lengths)
+    boxes_xywh = np.concatenate((corners, lengths), axis=1)
+    places = np.arange(start, start + len(sizes_wh))
+    boxes_xywh[places % 50_000 == 17, 2] = 0.43
+    beyond = places % 20_000 == 3
+    boxes_xywh[beyond, 0] = sizes_wh[beyond, 0] - boxes_xywh[beyond, 2] + 0.3
+    rounded: Floats = boxes_xywh.round(2)
+    return rounded
+
+
+def shapes(
+    boxes_xywh: Floats, point_counts: Sequence[int], rng: np.random.Generator
+) -> list[dict[str, Any]]:
+    """Draw each box's outline in COCO's form: `segmentation` (one flat polygon) and `area`.
+
+    Args:
+        boxes_xywh: (N, 4).
+        point_counts: how many points an outline may have. Few values, so that the outlines of each
+            are a few array operations.
+        rng: the generator.
+    """
+    lengths = rng.integers(len(point_counts), size=len(boxes_xywh))
+    made: list[dict[str, Any]] = [{}] * len(boxes_xywh)
+    for which, num_points in enumerate(point_counts):
+        rows = np.flatnonzero(lengths == which)
+        outlines = ring(boxes_xywh[rows], num_points, rng)
+        x, y = outlines[..., 0], outlines[..., 1]
+        areas = np.abs((x * np.roll(y, 1, 1) - y * np.roll(x, 1, 1)).sum(1) / 2).round(4)
+        flat = outlines.reshape(len(rows), -1).tolist()
+        for row, polygon, area in zip(rows.tolist(), flat, areas.tolist(), strict=True):
+            made[row] = {"segmentation": [polygon], "area": area}
+    return made
+
+
+def write_list(
+    file: BinaryIO, chunks: Iterable[Sequence[Mapping[str, Any]]], tick: Callable[[int], None]
+) -> None:
+    """Write the records of a JSON list and its end; the caller has written its beginning."""
+    is_first = True
+    for chunk in chunks:
+        file.write((b"" if is_first else b",") + msgspec.json.encode(chunk)[1:-1])
+        is_first = False
+        tick(len(chunk))
+    file.write(b"]")
 
 
 def phrases(count: int, rng: np.random.Generator) -> list[str]:

@@ -12,6 +12,7 @@ from pipelines import full_scale
 from pipelines.full_scale import make_full_scale
 from pipelines.full_scale_coco import CocoSplit, write_coco
 from pipelines.full_scale_draws import Picture, draw_pictures, ring, spread
+from pipelines.full_scale_lvis import FREQUENCIES, LvisSplit, write_lvis
 from pipelines.full_scale_vcr import VcrSplit, write_vcr
 from pipelines.full_scale_visual_genome import COUNTS, VgCounts, write_visual_genome
 from pipelines.registry import DATASETS
@@ -33,10 +34,15 @@ VCR = (
     VcrSplit(name="val", movies=2, images=6, questions=17, mismatches=1),
     VcrSplit(name="test", movies=2, images=5, questions=11, mismatches=1),
 )
+LVIS = (
+    LvisSplit(name="train", images={"train2017": 40}, annotated=38, annotations=500),
+    LvisSplit(name="val", images={"val2017": 5, "train2017": 9}, annotated=14, annotations=120),
+)
 WRITERS = {
     "coco": lambda *a: write_coco(*a, COCO),
     "vg": lambda *a: write_visual_genome(*a, VG),
     "vcr": lambda *a: write_vcr(*a, VCR),
+    "lvis": lambda *a: write_lvis(*a, LVIS),
 }
 
 
@@ -78,6 +84,8 @@ def test_the_counts_are_the_published_ones() -> None:
     """The converters know what was published; the writers carry their own numbers."""
     expected = {"coco": 5_000 + 118_287, "vg": 108_077, "vcr": 80_418 + 9_929 + 9_557}
     assert {name: full_scale.DATASETS[name].images for name in expected} == expected
+    assert full_scale.DATASETS["lvis"].images == 100_170 + 19_809
+    assert full_scale.DATASETS["lvis"].records == 1_270_141 + 244_707
     assert full_scale.DATASETS["coco"].records == 860_001 + 36_781 + 591_753 + 25_014
     assert full_scale.DATASETS["vg"].records == 5_408_689
     assert full_scale.DATASETS["vcr"].records == 212_923 + 26_534 + 25_263
@@ -147,6 +155,24 @@ def test_vcr_converts_with_exactly_the_counts_asked_for(world: Path, tmp_path: P
     ]
     named = {json.loads(line)["img_fn"]: m["width"] for line, m in zip(lines, sizes, strict=True)}
     assert sum(width not in (320, 240) for width in named.values()) == VCR[0].mismatches
+
+
+def test_lvis_converts_with_exactly_the_counts_asked_for(world: Path, tmp_path: Path) -> None:
+    reports = converted(world, "lvis", tmp_path)
+    for split in LVIS:
+        report = reports[split.name]
+        assert report.images_found == sum(split.images.values())
+        assert report.records_found == split.annotations
+    file = json.loads((world / "lvis" / "lvis_v1_val.json").read_bytes())
+    folders = [image["coco_url"].split("/")[-2] for image in file["images"]]
+    assert {name: folders.count(name) for name in folders} == LVIS[1].images
+    kinds = [category["frequency"] for category in file["categories"]]
+    assert {kind: kinds.count(kind) for kind in FREQUENCIES} == FREQUENCIES
+    assert len({category["name"] for category in file["categories"]}) == 1_203
+    shown = {(a["category_id"], a["image_id"]) for a in file["annotations"]}
+    assert sum(category["image_count"] for category in file["categories"]) == len(shown)
+    train = json.loads((world / "lvis" / "lvis_v1_train.json").read_bytes())
+    assert not {i["id"] for i in train["images"]} & {i["id"] for i in file["images"]}
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -231,12 +257,12 @@ def test_too_little_space_is_said_before_anything_is_written(
         free = 10**9
 
     monkeypatch.setattr(full_scale.shutil, "disk_usage", lambda _: Usage)
-    with pytest.raises(RoikitError, match="free for coco, vg, vcr, found 1"):
+    with pytest.raises(RoikitError, match="free for coco, vg, vcr, lvis, found 1"):
         make_full_scale(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_an_unknown_dataset_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="expected some of coco, vg, vcr, got `imagenet`"):
+    with pytest.raises(UsageError, match="expected some of coco, vg, vcr, lvis, got `imagenet`"):
         make_full_scale(tmp_path, datasets=["imagenet"])
     assert set(full_scale.DATASETS) <= set(DATASETS)
