@@ -19,7 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.convert_reading import measure_conversion, measure_plans
+from benchmarks.convert_reading import PLAN_LIMITS, measure_conversion, measure_plans
 from benchmarks.convert_writing import WRITERS, measure_writing
 from pipelines.full_scale import make_full_scale
 from roikit import render
@@ -55,7 +55,7 @@ def main() -> None:
         results["remark"] = arguments.remark
     if set(parts) - {"writing"}:
         render.note("making the full-scale trees, where they are missing")
-        make_full_scale(arguments.full)
+        make_full_scale(arguments.full, datasets=tuple(PLAN_LIMITS))
     arguments.full.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".measuring-", dir=arguments.full) as folder:
         work = Path(folder)
