@@ -7,7 +7,6 @@ rejection that names the record and the field. `docs/datasets.md` lists the code
 
 import json
 import mmap
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,7 +26,6 @@ JSON_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 T = TypeVar("T")
 
 _WRONG_FILE = "is this the dataset's own file? docs/datasets.md names it"
-_WHITESPACE = re.compile(r"\s+")
 #: What msgspec says of a field, and the code for it.
 _FIELD_CODES = (
     ("missing required field", "E_FIELD_MISSING"),
@@ -37,7 +35,7 @@ _FIELD_CODES = (
 
 def clean_text(text: str) -> str:
     """Strip, and make every run of white space (line breaks, too) one blank."""
-    return _WHITESPACE.sub(" ", text).strip()
+    return " ".join(text.split())
 
 
 def map_file(path: Path) -> mmap.mmap | bytes:

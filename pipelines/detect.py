@@ -16,7 +16,8 @@ from pathlib import Path
 
 import msgspec
 
-from pipelines.class_names import display_name, read_class_table
+from pipelines.class_labels import spoken_names
+from pipelines.class_names import read_class_table
 from pipelines.detect_batches import Labelling, label_all
 from pipelines.detect_cache import DetectionCache
 from pipelines.detections_table import DetectedBox, read_about, read_names, write_detections
@@ -95,7 +96,7 @@ def read_classes(path: Path) -> list[tuple[str, str]]:
         names = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
     if not names:
         raise UsageError(f"`{path}`: expected a class a line, found none")
-    return [(name, display_name(name)) for name in names]
+    return list(zip(names, spoken_names(names), strict=True))
 
 
 def label(

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.class_names import display_name
+from pipelines.class_labels import bare_name
 from pipelines.detections_table import DetectedBox, write_detections
 from pipelines.miniature_files import (
     Placed,
@@ -137,7 +137,7 @@ def _document(record: _Record) -> dict[str, Any]:
 
 def _spoken(thing: Thing) -> str:
     """Return what the detector's class of a thing is called: `striped circle`, `circle`."""
-    return display_name(class_name(thing.shape, thing.pattern))
+    return bare_name(class_name(thing.shape, thing.pattern))
 
 
 def _is_clear(scene: Scene, thing: Thing) -> bool:

@@ -21,7 +21,7 @@ import msgspec
 import roikit
 from pipelines.draft import DatasetSpec, OfficialCounts, OpenSource, SourceOptions
 from pipelines.engines import run_tasks, sigterm_as_exit
-from pipelines.plan import PLAN_DIR, Plan, make_plan, remove_plans, split_name
+from pipelines.plan import PLAN_DIR, Plan, make_plan, remove_plans, split_name, uncollected
 from pipelines.registry import find_dataset
 from pipelines.task import TaskCounts
 from roikit.errors import ChecksFailedError, RoikitError, UsageError
@@ -326,17 +326,18 @@ def _dry_run(job: _Job, split: str) -> SplitReport:
 
 def _plan(job: _Job, split: str, work: Path) -> tuple[Plan, Path]:
     job.progress(Progress(split=split_name(split, job.limit), step="reading"))
-    return make_plan(
-        job.spec,
-        job.opened,
-        split,
-        job.opened.splits[split](),
-        work=work,
-        seed=job.seed,
-        limit=job.limit,
-        max_shard_bytes=job.max_shard_bytes,
-        options=job.options,
-    )
+    with uncollected():
+        return make_plan(
+            job.spec,
+            job.opened,
+            split,
+            job.opened.splits[split](),
+            work=work,
+            seed=job.seed,
+            limit=job.limit,
+            max_shard_bytes=job.max_shard_bytes,
+            options=job.options,
+        )
 
 
 def _run(job: _Job, plan: Plan, folder: Path, out: Path | None) -> TaskCounts:

@@ -6,7 +6,7 @@ images or files. Schema rule: new fields have defaults, types never change.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal, get_args
 
 import msgspec
@@ -31,14 +31,14 @@ Task = Literal[
 TASKS: tuple[str, ...] = get_args(Task)
 
 
-class Rle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Rle(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """A mask in COCO's compressed run-length form."""
 
     size: tuple[int, int]  #: height, width in pixels
     counts: str
 
 
-class Image(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Image(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """The picture. Width and height are those of the upright picture."""
 
     file: str  #: path below the image root, as the dataset names it
@@ -49,7 +49,7 @@ class Image(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     orientation: int = 1  #: EXIF orientation kept in the bytes; readers apply it
 
 
-class Region(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Region(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """A part of the picture: always a box, perhaps a mask or a point beside it."""
 
     box_xyxy: tuple[float, float, float, float]  #: pixels, right and bottom edge exclusive
@@ -65,7 +65,7 @@ class Region(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     native_label: str | msgspec.UnsetType = msgspec.UNSET
 
 
-class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """One utterance. `<region1>` in the text is `regions[0]` of the sample."""
 
     role: Literal["user", "assistant"]
@@ -73,14 +73,14 @@ class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     phrasing: str | None = None  #: the family of wordings this text was drawn from
 
 
-class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """Where in the dataset's own files a conversation comes from."""
 
     file: str
     record: str
 
 
-class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """A multiple-choice question: the options that could follow the last user turn."""
 
     question_id: str  #: joins the steps of one question
@@ -89,7 +89,7 @@ class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     answer: int | None = None  #: 0-based index of the right one; None where it is not published
 
 
-class Conversation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Conversation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """Alternating turns, user first; ends with the assistant, with a `choice` with the user."""
 
     id: str
@@ -100,7 +100,7 @@ class Conversation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     choice: Choice | None = None
 
 
-class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """What made this sample."""
 
     converter: str  #: name@version
@@ -108,7 +108,7 @@ class Provenance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seed: int
 
 
-class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """One image with its regions and conversations.
 
     What it does not show says nothing, but for two lists. Where a dataset is labelled class by
@@ -138,7 +138,7 @@ class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     partly_labelled: tuple[str, ...] = ()  #: classes not all of whose objects are regions
 
 
-class Rejection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Rejection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """A record that could not become part of a sample, and why."""
 
     code: str  #: stable, e.g. `E_BOX_OUTSIDE`
@@ -249,22 +249,27 @@ def _check_conversation(conversation: Conversation, path: str, num_regions: int)
     ends_with = "user" if conversation.choice is not None else "assistant"
     if turns[-1].role != ends_with:
         raise ValidationError(f"{path}.turns: expected the last to be `{ends_with}`'s")
-    texts = {f"turns[{j}].text": turn.text for j, turn in enumerate(turns)}
     choice = conversation.choice
     if (choice is None) == (conversation.task == "choice"):
         raise ValidationError(f"{path}.choice: expected it on task `choice` and there only")
+    used = _mentions_of([turn.text for turn in turns], f"{path}.turns[{{}}].text", num_regions)
     if choice is not None:
-        texts |= {f"choice.options[{j}]": option for j, option in enumerate(choice.options)}
         if len(choice.options) < 2:
             raise ValidationError(f"{path}.choice.options: expected two or more")
         if choice.answer is not None and not 0 <= choice.answer < len(choice.options):
             raise ValidationError(f"{path}.choice.answer: {choice.answer} is no option's index")
+        used |= _mentions_of(choice.options, f"{path}.choice.options[{{}}]", num_regions)
+    return used
+
+
+def _mentions_of(texts: Sequence[str], path: str, num_regions: int) -> set[int]:
+    """Return the regions that texts speak of; `path` has a place for a text's number."""
     used: set[int] = set()
-    for name, text in texts.items():
+    for j, text in enumerate(texts):
         for number in mentioned(text):
             if number > num_regions:
                 raise ValidationError(
-                    f"{path}.{name}: `<region{number}>` does not exist, "
+                    f"{path.format(j)}: `<region{number}>` does not exist, "
                     f"the sample has {num_regions}"
                 )
             used.add(number)

@@ -6,7 +6,8 @@ records that were to be in this shard and were rejected). A shard is done when i
 it is written last.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from roikit.errors import CorruptSampleError
-from roikit.mentions import plain
-from roikit.sample import Conversation, Region, Rejection, exchanges
+from roikit.sample import Conversation, Region, Rejection, Turn
 from shards.atomic import replacing
 from shards.layout import FORMAT_VERSION
 from shards.writer import BLOCK_BYTES, MemberRow, member_header, shard_root
@@ -138,7 +138,7 @@ def write_sidecar(
     schema = SCHEMA.with_metadata(
         {INFO_KEY: msgspec.json.encode(info), REJECTIONS_KEY: msgspec.json.encode(list(rejections))}
     )
-    table = pa.Table.from_pylist([_sample_row(row) for row in rows], schema=schema)
+    table = pa.Table.from_arrays(_columns(rows), schema=schema)
     with replacing(tar_path.with_suffix(".parquet")) as file:
         pq.write_table(table, file, compression="zstd")
     return info
@@ -221,70 +221,109 @@ def _decode(path: Path, key: bytes, kind: Any) -> Any:
         raise CorruptSampleError(f"{path}: metadata `{key.decode()}`: {error}") from error
 
 
-def _sample_row(row: MemberRow) -> dict[str, Any]:
-    sample = row.sample
-    return {
-        "key": sample.key,
-        "native_id": sample.image.native_id,
-        "image_file": sample.image.file,
-        "extension": row.extension,
-        "width": sample.image.width,
-        "height": sample.image.height,
-        "orientation": sample.image.orientation,
-        "image_sha256": sample.image.sha256,
-        "image_offset": row.image_offset,
-        "image_length": row.image_length,
-        "json_sha256": row.json_sha256,
-        "json_offset": row.json_offset,
-        "json_length": row.json_length,
-        "converter": sample.provenance.converter,
-        "phrasing": sample.provenance.phrasing,
-        "seed": sample.provenance.seed,
-        "regions": [_region_row(region) for region in sample.regions],
-        "conversations": [_conversation_row(c) for c in sample.conversations],
-    }
+def _columns(rows: Sequence[MemberRow]) -> list[Any]:
+    """Return the Arrow arrays of `SCHEMA`, in its order.
+
+    Values are gathered by column: a dictionary for each region and turn would take four times as
+    long as all else that is done for a shard.
+    """
+    samples = [row.sample for row in rows]
+    images = [sample.image for sample in samples]
+    provenances = [sample.provenance for sample in samples]
+    flat = (
+        [sample.key for sample in samples],
+        [image.native_id for image in images],
+        [image.file for image in images],
+        [row.extension for row in rows],
+        [image.width for image in images],
+        [image.height for image in images],
+        [image.orientation for image in images],
+        [image.sha256 for image in images],
+        [row.image_offset for row in rows],
+        [row.image_length for row in rows],
+        [row.json_sha256 for row in rows],
+        [row.json_offset for row in rows],
+        [row.json_length for row in rows],
+        [provenance.converter for provenance in provenances],
+        [provenance.phrasing for provenance in provenances],
+        [provenance.seed for provenance in provenances],
+    )
+    columns = [pa.array(values, field.type) for values, field in zip(flat, SCHEMA, strict=False)]
+    columns.append(_nested([sample.regions for sample in samples], _REGION, _region_values))
+    conversations = [sample.conversations for sample in samples]
+    columns.append(_nested(conversations, _CONVERSATION, _conversation_values))
+    return columns
 
 
-def _region_row(region: Region) -> dict[str, Any]:
-    x0, y0, x1, y1 = region.box_xyxy
-    return {
-        "x0": x0,
-        "y0": y0,
-        "x1": x1,
-        "y1": y1,
-        "label": region.label,
-        "origin": region.origin,
-        "native_id": region.native_id,
-        "score": region.score,
-        "is_context": region.is_context,
-        "has_mask": region.mask_rle is not None,
-        "has_point": region.point_xy is not None,
-    }
+def _nested(
+    lists: Sequence[Sequence[Any]], kind: Any, values_of: Callable[[list[Any]], Iterable[Any]]
+) -> Any:
+    """Make the array of a list column: the items of all rows, and where each row's begin.
+
+    Args:
+        lists: each row's items.
+        kind: the struct type of an item.
+        values_of: returns the items' values of each field, as lists or as finished arrays.
+    """
+    items = list(chain.from_iterable(lists))
+    arrays = [
+        values if isinstance(values, pa.Array) else pa.array(values, field.type)
+        for values, field in zip(values_of(items), kind, strict=True)
+    ]
+    offsets = list(accumulate(map(len, lists), initial=0))
+    structs = pa.StructArray.from_arrays(arrays, fields=list(kind))
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), structs)
 
 
-def _conversation_row(conversation: Conversation) -> dict[str, Any]:
-    words = [len(plain(turn.text).split()) for turn in conversation.turns]
-    choice = conversation.choice
-    return {
-        "id": conversation.id,
-        "task": conversation.task,
-        "independent": conversation.independent,
-        "source_file": conversation.source.file,
-        "source_record": conversation.source.record,
-        "num_turns": len(conversation.turns),
-        "num_exchanges": _num_exchanges(conversation),
-        "words": sum(words),
-        "answer_words": sum(words[1::2]),
-        "turns": [msgspec.structs.asdict(turn) for turn in conversation.turns],
-        "question_id": choice.question_id if choice else None,
-        "step": choice.step if choice else None,
-        "options": list(choice.options) if choice else None,
-        "answer": choice.answer if choice else None,
-    }
+def _region_values(regions: list[Region]) -> Iterable[Any]:
+    boxes = [region.box_xyxy for region in regions]
+    return (
+        [box[0] for box in boxes],
+        [box[1] for box in boxes],
+        [box[2] for box in boxes],
+        [box[3] for box in boxes],
+        [region.label for region in regions],
+        [region.origin for region in regions],
+        [region.native_id for region in regions],
+        [region.score for region in regions],
+        [region.is_context for region in regions],
+        [region.mask_rle is not None for region in regions],
+        [region.point_xy is not None for region in regions],
+    )
+
+
+def _conversation_values(conversations: list[Conversation]) -> Iterable[Any]:
+    # Mentions and escapes hold no blank: there are as many words as a person reads.
+    words = [[len(turn.text.split()) for turn in c.turns] for c in conversations]
+    choices = [c.choice for c in conversations]
+    return (
+        [c.id for c in conversations],
+        [c.task for c in conversations],
+        [c.independent for c in conversations],
+        [c.source.file for c in conversations],
+        [c.source.record for c in conversations],
+        [len(c.turns) for c in conversations],
+        [_num_exchanges(c) for c in conversations],
+        [sum(each) for each in words],
+        [sum(each[1::2]) for each in words],
+        _nested([c.turns for c in conversations], _TURN, _turn_values),
+        [choice.question_id if choice else None for choice in choices],
+        [choice.step if choice else None for choice in choices],
+        [choice.options if choice else None for choice in choices],
+        [choice.answer if choice else None for choice in choices],
+    )
+
+
+def _turn_values(turns: list[Turn]) -> Iterable[Any]:
+    return (
+        [turn.role for turn in turns],
+        [turn.text for turn in turns],
+        [turn.phrasing for turn in turns],
+    )
 
 
 def _num_exchanges(conversation: Conversation) -> int:
-    return sum(1 for _ in exchanges(conversation))
+    return len(conversation.turns) // 2  # a question that ends it has no answer and is none
 
 
 def _tally(names: Iterable[str]) -> dict[str, int]:

@@ -16,11 +16,23 @@ from typing import BinaryIO
 from roikit.errors import ValidationError
 from roikit.sample import Sample, encode_sample
 from shards import merkle
-from shards.atomic import replacing
+from shards.atomic import replacing, start_writing_back
 
 BLOCK_BYTES = tarfile.BLOCKSIZE
+#: Members are gathered until they are this much, then written at once.
+_WRITE_BYTES = 1024 * 1024
 _EXTENSION = re.compile(r"[a-z0-9]+")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+# A ustar header, taken apart. In the sum of its bytes the checksum itself counts as eight blanks.
+_ZEROS = b"\0" * BLOCK_BYTES
+_NAME_BYTES = 100
+_MAX_LENGTH = 0o77777777777
+_TEMPLATE = tarfile.TarInfo("").tobuf(tarfile.USTAR_FORMAT)
+_MODE_AND_OWNER = _TEMPLATE[100:124]
+_TIME = _TEMPLATE[135:148]  # with the byte that ends the length
+_AFTER_SUM = _TEMPLATE[155:]  # with the checksum's last byte, a blank
+_FIXED_SUM = sum(_MODE_AND_OWNER + _TIME + _AFTER_SUM) + 7 * ord(" ")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +76,7 @@ def write_shard(tar_path: Path, entries: Iterable[tuple[Sample, bytes, str]]) ->
     rows: list[MemberRow] = []
     previous = ""
     with replacing(tar_path) as file:
+        tar = _Appender(file)
         for sample, image_bytes, extension in entries:
             if sample.key <= previous:
                 raise ValidationError(f"key: expected one after `{previous}`, got `{sample.key}`")
@@ -73,8 +86,8 @@ def write_shard(tar_path: Path, entries: Iterable[tuple[Sample, bytes, str]]) ->
                 raise ValidationError(f"{sample.key}: image.sha256: expected 64 hexadecimal digits")
             previous = sample.key
             json_bytes = encode_sample(sample)
-            image_offset = _add_member(file, f"{sample.key}.{extension}", image_bytes)
-            json_offset = _add_member(file, f"{sample.key}.json", json_bytes)
+            image_offset = tar.add(f"{sample.key}.{extension}", image_bytes)
+            json_offset = tar.add(f"{sample.key}.json", json_bytes)
             rows.append(
                 MemberRow(
                     sample=sample,
@@ -86,16 +99,22 @@ def write_shard(tar_path: Path, entries: Iterable[tuple[Sample, bytes, str]]) ->
                     json_sha256=hashlib.sha256(json_bytes).hexdigest(),
                 )
             )
-        file.write(b"\0" * (2 * BLOCK_BYTES))
-        file.write(b"\0" * (-file.tell() % tarfile.RECORDSIZE))
+        tar.end()
     return rows
 
 
 def member_header(name: str, length: int) -> bytes:
     """Return a member's 512-byte ustar header: mode 0644, owner and time 0, no names of people."""
-    info = tarfile.TarInfo(name)
-    info.size = length
-    return info.tobuf(tarfile.USTAR_FORMAT)
+    raw_name = name.encode()
+    if len(raw_name) > _NAME_BYTES or length > _MAX_LENGTH:
+        info = tarfile.TarInfo(name)
+        info.size = length
+        return info.tobuf(tarfile.USTAR_FORMAT)
+    # What `tarfile` would write, by hand: that took a quarter of a small sample's time.
+    digits = b"%011o" % length
+    total = b"%06o\0" % (_FIXED_SUM + sum(raw_name) + sum(digits))
+    filling = _ZEROS[len(raw_name) : _NAME_BYTES]
+    return b"".join((raw_name, filling, _MODE_AND_OWNER, digits, _TIME, total, _AFTER_SUM))
 
 
 def padded(length: int) -> int:
@@ -112,10 +131,35 @@ def shard_root(rows: Iterable[MemberRow]) -> str:
     return merkle.root(leaves)
 
 
-def _add_member(file: BinaryIO, name: str, data: bytes) -> int:
-    """Append one member and return the offset of its data."""
-    file.write(member_header(name, len(data)))
-    offset = file.tell()
-    file.write(data)
-    file.write(b"\0" * (-len(data) % BLOCK_BYTES))
-    return offset
+class _Appender:
+    """Appends members to a tar in few large writes."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._parts: list[bytes] = []
+        self._waiting = 0  # bytes
+        self._written = 0  # bytes
+
+    def add(self, name: str, data: bytes) -> int:
+        """Append one member and return the offset of its data."""
+        self._parts += (member_header(name, len(data)), data, _ZEROS[: -len(data) % BLOCK_BYTES])
+        offset = self._written + self._waiting + BLOCK_BYTES
+        self._waiting += BLOCK_BYTES + padded(len(data))
+        if self._waiting >= _WRITE_BYTES:
+            self._flush()
+        return offset
+
+    def end(self) -> None:
+        """Append the end of the archive."""
+        end = self._written + self._waiting + 2 * BLOCK_BYTES
+        self._parts.append(b"\0" * (2 * BLOCK_BYTES + -end % tarfile.RECORDSIZE))
+        self._flush()
+
+    def _flush(self) -> None:
+        data = b"".join(self._parts)
+        self._file.write(data)
+        # The disk works while the next samples are made, and the last fsync has little to wait for.
+        start_writing_back(self._file, self._written, len(data))
+        self._written += len(data)
+        self._parts.clear()
+        self._waiting = 0

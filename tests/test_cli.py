@@ -426,3 +426,33 @@ def test_training_evaluation_and_chat_follow_each_other(
     asked = ["chat", str(picture), "--box", "10,10,60,60", "--ask", "What is region1?"]
     (said,) = result(capsys, monkeypatch, *asked, "--max-new-tokens", "4")
     assert said["question"] == "What is region1?" and isinstance(said["answer"], str)
+
+
+@pytest.mark.parametrize("option", ["--images", "--workers"])
+def test_what_full_scale_has_no_use_for_is_refused(option: str, tmp_path: Path) -> None:
+    done = roikit("miniature", "full", "--scale", "full", option, "99", cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"{option}: `--scale full` has no use for it" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_tree_of_official_size_is_found_by_its_mark(tmp_path: Path) -> None:
+    mark = {"synthetic": True, "version": 1, "seed": 0, "images": 3, "records": 4, "file_bytes": 5}
+    (tmp_path / "full" / "vcr").mkdir(parents=True)
+    (tmp_path / "full" / "vcr" / "full-scale.json").write_text(json.dumps(mark))
+    arguments = ("miniature", "full", "--scale", "full", "--datasets", "vcr")
+    done = roikit(*arguments, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (report,) = json.loads(done.stdout)
+    assert (report["dataset"], report["was_done"], report["records"]) == ("vcr", True, 4)
+    done = roikit(*arguments, cwd=tmp_path)
+    assert "there already" in done.stdout and "synthetic" in done.stderr
+
+
+def test_chosen_trees_of_the_miniature_world_alone_are_written(tmp_path: Path) -> None:
+    arguments = ("--images", "32", "--workers", "1", "--datasets", "vcr")
+    done = roikit("miniature", "world", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert sorted(p.name for p in (tmp_path / "world").iterdir()) == ["scenes.jsonl", "vcr"]
+    done = roikit("miniature", "other", "--images", "32", "--datasets", "mars", cwd=tmp_path)
+    assert done.returncode == 2 and "mars" in done.stderr and "Traceback" not in done.stderr

@@ -1,3 +1,4 @@
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ import pytest
 
 from pipelines.draft import Draft, OpenSource, SplitRecords
 from pipelines.images import ImageRoots, match_frame, safe_name
-from pipelines.plan import Plan, make_plan, read_draft, read_plan, remove_plans
+from pipelines.plan import Plan, make_plan, read_draft, read_plan, remove_plans, uncollected
 from pipelines.registry import DATASETS
 from pipelines.rejections import CODES, FAULTS, POLICIES, reject
 from roikit.images import ImageHeader
@@ -149,3 +150,17 @@ def test_boxes_are_clipped_or_named_bad() -> None:
     assert frame.place((20, 20, 10, 10)) == "E_BOX_EMPTY"
     assert frame.place((100, 10, 120, 20)) == "E_BOX_OUTSIDE"
     assert frame.place((99.5, 10, 120, 20)) == "E_BOX_EMPTY"
+
+
+def test_planning_leaves_the_garbage_collector_as_it_was() -> None:
+    with pytest.raises(ValueError, match="stop"), uncollected():
+        assert not gc.isenabled()
+        raise ValueError("stop")
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with uncollected():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

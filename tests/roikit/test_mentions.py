@@ -39,3 +39,14 @@ def test_a_long_run_of_brackets_takes_no_time() -> None:
     text = "<" * 100_000
     assert escape(text) == text
     assert split_mentions(text + mention(1)) == [text[:50_000], 1]
+
+
+@given(TAGGY | st.text(alphabet="<>region109 /|a\n", max_size=40))
+def test_the_short_way_to_mentions_agrees_with_the_long_one(text: str) -> None:
+    assert mentioned(text) == [part for part in split_mentions(text) if isinstance(part, int)]
+
+
+@given(TAGGY | st.text(max_size=30))
+def test_reading_a_text_plainly_keeps_the_number_of_its_words(text: str) -> None:
+    # The sidecar counts words without undoing escapes.
+    assert len(plain(text).split()) == len(text.split())

@@ -1,5 +1,6 @@
 import json
 
+import msgspec
 import pyarrow.parquet as pq
 import pytest
 
@@ -80,3 +81,31 @@ def test_a_file_that_is_no_sidecar_is_named(tmp_path):
     path.write_bytes(b"no parquet")
     with pytest.raises(CorruptSampleError, match=r"a\.parquet"):
         read_rows(path)
+
+
+def test_nested_columns_follow_the_samples_where_lists_are_empty_or_fields_missing(
+    tmp_path, make_sample
+):
+    tar = tmp_path / "made-train-000000.tar"
+    entries = [make_sample("made", "train", number) for number in range(4)]
+    bare = msgspec.structs.replace(entries[1][0], regions=(), conversations=())
+    marked = msgspec.structs.replace(
+        entries[2][0].regions[0], label=None, score=0.5, point_xy=(1.0, 2.0), native_id=None
+    )
+    two = msgspec.structs.replace(entries[2][0], regions=(marked, *entries[2][0].regions))
+    entries[1] = (bare, *entries[1][1:])
+    entries[2] = (two, *entries[2][1:])
+    rows = write_shard(tar, entries)
+    write_sidecar(tar, rows, dataset="made", split="train", plan_hash="p")
+    read = read_rows(tar.with_suffix(".parquet")).to_pylist()
+    assert [row["key"] for row in read] == [sample.key for sample, _, _ in entries]
+    for row, (sample, _, _) in zip(read, entries, strict=True):
+        assert len(row["regions"]) == len(sample.regions)
+        for found, region in zip(row["regions"], sample.regions, strict=True):
+            assert tuple(found[side] for side in ("x0", "y0", "x1", "y1")) == region.box_xyxy
+            assert found["label"] == region.label and found["score"] == region.score
+            assert found["has_point"] == (region.point_xy is not None) and not found["has_mask"]
+        for found, said in zip(row["conversations"], sample.conversations, strict=True):
+            assert found["turns"] == [msgspec.structs.asdict(turn) for turn in said.turns]
+            assert found["options"] == (list(said.choice.options) if said.choice else None)
+            assert (found["question_id"] is None) == (said.choice is None)

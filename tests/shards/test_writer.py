@@ -9,7 +9,7 @@ import webdataset
 from roikit.errors import ValidationError
 from roikit.sample import decode_sample, encode_sample
 from shards.atomic import leftovers
-from shards.writer import write_shard
+from shards.writer import member_header, write_shard
 
 
 def entries(make_sample, num_samples=5):
@@ -94,3 +94,35 @@ def test_keys_that_do_not_ascend_and_impossible_extensions_are_refused(tmp_path,
     with pytest.raises(ValidationError, match="no picture's extension"):
         write_shard(path, [(first[0], first[1], "seg.png")])
     assert not path.exists()
+
+
+@pytest.mark.parametrize("length", [0, 1, 511, 512, 123_456_789, 8**11 - 1])
+@pytest.mark.parametrize(
+    "name", ["a", "refcoco+-train-000000042.json", "x" * 100, "x" * 80 + "/" + "y" * 60, "ü.jpg"]
+)
+def test_a_header_is_the_one_that_tarfile_writes(name, length):
+    info = tarfile.TarInfo(name)
+    info.size = length
+    assert member_header(name, length) == info.tobuf(tarfile.USTAR_FORMAT)
+
+
+def test_a_member_too_large_for_ustar_is_refused():
+    with pytest.raises(ValueError, match="overflow"):
+        member_header("a.jpg", 8**11)
+
+
+def test_a_shard_written_in_many_pieces_reads_back_whole(tmp_path, make_sample):
+    path = tmp_path / "made-train-000000.tar"
+    made = []
+    for number, num_bytes in enumerate((3_000_000, 10, 700_000, 700_000, 1)):
+        sample, _, _ = make_sample("made", "train", number)
+        data = bytes([number]) * num_bytes
+        made.append((sample, data, "jpg"))
+    rows = write_shard(path, made)
+    with tarfile.open(path) as tar:
+        pictures = [tar.extractfile(m).read() for m in tar if m.name.endswith(".jpg")]
+        assert pictures == [data for _, data, _ in made]
+        assert [m.offset_data for m in tar if m.name.endswith(".json")] == [
+            row.json_offset for row in rows
+        ]
+    assert path.stat().st_size % tarfile.RECORDSIZE == 0
