@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from commands import chat, convert, evaluate, look, machine, miniature, mix, train
+from commands import chat, convert, evaluate, look, machine, miniature, mix, show, stats, train
 from roikit import __version__
 
 app = typer.Typer(
@@ -50,8 +50,8 @@ app.command(rich_help_panel=DATA)(convert.datasets)
 app.command(rich_help_panel=DATA)(convert.convert)
 app.command(rich_help_panel=DATA)(miniature.miniature)
 app.command(rich_help_panel=DATA)(look.verify)
-app.command(rich_help_panel=DATA)(look.stats)
-app.command(rich_help_panel=DATA)(look.show)
+app.command(rich_help_panel=DATA)(stats.stats)
+app.command(rich_help_panel=DATA)(show.show)
 app.command(rich_help_panel=DATA)(look.query)
 manifest_app.command("rebuild")(look.rebuild_manifest)
 app.command(rich_help_panel=DATA)(mix.leaks)
