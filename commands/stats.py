@@ -112,8 +112,8 @@ def _show_comparison(found: "Comparison") -> None:
     )
     if found.rejections:
         render.line("")
-        rows = [(r.pair, r.code, *_beside(r.records)) for r in found.rejections]
-        render.table(("splits", "rejected", "before", "after", "difference"), rows)
+        lost = [(r.pair, r.code, *_beside(r.records)) for r in found.rejections]
+        render.table(("splits", "rejected", "before", "after", "difference"), lost)
     for one in found.changed:
         render.line(f"\n{one.pair}  {one.task}  {one.id}  {one.native_id}")
         for i in range(max(len(one.before), len(one.after))):

@@ -365,7 +365,7 @@ class _Maker:
             slots = {"regions": listed(every), "question": view.question}
             place = f"{self.question.annot_id}/all:0"
             first = self.picture.phraser.ask("reasoning-all", place, **slots)
-        turns = (first, _said(view.answer))
+        turns: tuple[Turn, ...] = (first, _said(view.answer))
         if view.rationale is not None:
             turns += (self._why(view.name), _said(view.rationale))
         return self._conversation(view.name, _TASKS[view.name], turns)

@@ -54,7 +54,8 @@ GROUP BY ALL ORDER BY ALL
 """
 _REJECTIONS = """
 SELECT dataset, split, code, count(*) FROM rejections
-WHERE (dataset || '@' || split) IN (SELECT unnest($splits)) GROUP BY ALL ORDER BY dataset, split, code
+WHERE (dataset || '@' || split) IN (SELECT unnest($splits))
+GROUP BY ALL ORDER BY dataset, split, code
 """
 
 

@@ -1,7 +1,7 @@
 """`roikit stats --html`: the counts and distributions of all splits as one page.
 
-Names of splits go in, HTML text comes out; `roikit/pages/stats.html` draws. Bars are plain SVG, so that they
-follow the reader's light or dark scheme and stay sharp.
+Names of splits go in, HTML text comes out; `roikit/pages/stats.html` draws. Bars are plain SVG, so
+that they follow the reader's light or dark scheme and stay sharp.
 """
 
 from collections.abc import Callable, Iterable, Sequence
