@@ -94,6 +94,7 @@ def test_energon_itself_finds_the_same(exported: Path) -> None:
     assert made["shard_counts"] == info["shard_counts"]
 
 
+@pytest.mark.slow
 def test_energons_loader_reads_every_sample(exported: Path, tmp_path: Path) -> None:
     energon = pytest.importorskip("megatron.energon")
 
