@@ -133,9 +133,15 @@ def _write_sheet(
     if rejected:
         amount = limit or _SHEET_SAMPLES
         rows = rejected_records(shards, named_splits(shards, names), limit=amount, seed=seed)
-    sheet = contact_sheet(
-        shards, keys, tasks=task or (), rejected=rows, title=", ".join(names[:6]) or "Samples"
-    )
+    with render.progress("drawing", "samples") as progress:
+        sheet = contact_sheet(
+            shards,
+            keys,
+            tasks=task or (),
+            rejected=rows,
+            title=", ".join(names[:6]) or "Samples",
+            progress=progress,
+        )
     write_page(path, sheet.page, overwrite=overwrite)
     for problem in sheet.unreadable:
         render.note(f"without its picture: {problem}")

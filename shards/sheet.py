@@ -8,7 +8,7 @@ shrunk, long texts and lists are cut, and no sample is added to a page that is f
 
 import base64
 import io
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,7 @@ def contact_sheet(
     tasks: Collection[str] = (),
     rejected: Sequence[dict[str, Any]] = (),
     title: str = "Samples",
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Sheet:
     """Lay samples out on a page.
 
@@ -63,6 +64,7 @@ def contact_sheet(
         tasks: only conversations of these; none takes all.
         rejected: rows of `rejected_records`, listed at the end.
         title: the page's heading.
+        progress: told how many samples are done.
 
     Raises:
         UsageError: a key that no committed split holds.
@@ -70,7 +72,7 @@ def contact_sheet(
     cards: list[dict[str, Any]] = []
     unreadable: list[str] = []
     num_bytes = 0
-    for key in keys:
+    for done, key in enumerate(keys, start=1):
         try:
             card = _card(*read_sample(root, key), tasks)
         except CorruptSampleError as error:
@@ -80,6 +82,7 @@ def contact_sheet(
         if num_bytes > MAX_PAGE_BYTES:
             break
         cards.append(card)
+        progress(done, len(keys))
     most = max((len(card.get("regions", ())) for card in cards), default=0)
     page = render_page(
         "sheet.html",
