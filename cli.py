@@ -10,7 +10,21 @@ from typing import Annotated
 
 import typer
 
-from commands import chat, convert, datasets, evaluate, label, look, machine, miniature, mix, train
+from commands import (
+    chat,
+    convert,
+    datasets,
+    evaluate,
+    export,
+    label,
+    look,
+    machine,
+    miniature,
+    mix,
+    show,
+    stats,
+    train,
+)
 from roikit import __version__
 
 app = typer.Typer(
@@ -45,18 +59,23 @@ manifest_app = typer.Typer(no_args_is_help=True, help="The database over all sha
 mix_app = typer.Typer(no_args_is_help=True, help="What a training mixture comes to.")
 app.add_typer(manifest_app, name="manifest", rich_help_panel=DATA)
 app.add_typer(mix_app, name="mix", rich_help_panel=DATA)
+export_app = typer.Typer(no_args_is_help=True, help="Shards in other tools' forms.")
+app.add_typer(export_app, name="export", rich_help_panel=DATA)
 
 app.command(rich_help_panel=DATA)(datasets.datasets)
 app.command(rich_help_panel=DATA)(convert.convert)
 app.command(rich_help_panel=DATA)(label.label)
 app.command(rich_help_panel=DATA)(miniature.miniature)
 app.command(rich_help_panel=DATA)(look.verify)
-app.command(rich_help_panel=DATA)(look.stats)
-app.command(rich_help_panel=DATA)(look.show)
+app.command(rich_help_panel=DATA)(stats.stats)
+app.command(rich_help_panel=DATA)(show.show)
 app.command(rich_help_panel=DATA)(look.query)
 manifest_app.command("rebuild")(look.rebuild_manifest)
 app.command(rich_help_panel=DATA)(mix.leaks)
 mix_app.command("explain")(mix.explain)
+export_app.command()(export.coco)
+export_app.command()(export.llava)
+export_app.command()(export.energon)
 app.command(rich_help_panel=TRAINING)(train.train)
 app.command("eval", rich_help_panel=USE)(evaluate.evaluate)
 app.command(rich_help_panel=USE)(evaluate.report)

@@ -42,6 +42,7 @@ POLICIES: dict[str, str] = {
     "E_CAPTION_UNRELATED": "the dataset's own list says that the caption is not about its picture",
     "E_CROWD": "a crowd box describes a group of objects, not a region",
     "E_IMAGE_UNANNOTATED": "nothing is said about the picture",
+    "E_NUMBER_LOST": "the reference loses the question over a number in it (`--faithful` only)",
     "E_PHRASE_SHORT": "the text has fewer words than the reference takes (`--faithful` only)",
 }
 

@@ -13,7 +13,8 @@ Texts come from the token lists, whose mentions are lists of 0-based object indi
 texts count from 1 and look like ordinary numbers ("2 people").
 
 Source: visualcommonsense.com annotation README; GPT4RoI `gpt4roi/datasets/vcr.py` for the three
-views (its off-by-one, and its taking of ordinary numbers for objects, are not kept).
+views (its off-by-one, and its taking of ordinary numbers for objects, are kept for `--faithful`
+only: `vcr_faithful.py`).
 """
 
 import contextlib
@@ -41,12 +42,18 @@ from pipelines.images import Frame, ImageRoots, image_roots, match_frame, safe_n
 from pipelines.phrasing import enumerated
 from pipelines.rejections import reject
 from pipelines.source import missing_files, require_folder, unusable_picture
+from pipelines.vcr_faithful import Originals, View, all_view, listed, own_view
 from pipelines.vcr_text import Tokens, class_name, detokenise, mentions_in
 from roikit.mentions import mention
 from roikit.sample import Choice, Conversation, Region, Rejection, Source, Task, Turn
 
 _EXPECTS = ("train.jsonl", "val.jsonl", "test.jsonl", "vcr1images/")
 _SPLITS = ("train", "val", "test")
+_TASKS: dict[str, Task] = {
+    "all": "reasoning-all",
+    "single": "reasoning-single",
+    "multi": "reasoning-multi",
+}
 _CLASS_WORD = re.compile(r"\w")
 
 
@@ -68,6 +75,10 @@ class _Question(msgspec.Struct, gc=False):
     rationale_choices: list[Tokens]
     answer_label: int | None = None
     rationale_label: int | None = None
+    #: Numbered from 1. Read for `--faithful` only.
+    question_orig: str | None = None
+    answer_orig: str | None = None
+    rationale_orig: str | None = None
 
 
 class _Metadata(msgspec.Struct, gc=False):
@@ -258,11 +269,44 @@ def _conversations(
                 return text
             right.append(text)
         answer, rationale = right
-        conversations += maker.views(answer, rationale)
+        if picture.is_faithful:
+            views = _faithful_views(maker, where, built)
+            if isinstance(views, Rejection):
+                return views
+            conversations += views
+        else:
+            conversations += maker.views(answer, rationale)
     conversations += _choices(maker, steps, answer, where, built)
     if not conversations:
         # The lists of options are all that test has; each bad one was rejected above.
         return reject("E_REF_NO_ANNOTATION", "no usable options", **where)
+    return conversations
+
+
+def _faithful_views(
+    maker: "_Maker", where: dict[str, str], built: Built
+) -> list[Conversation] | Rejection:
+    """Make the views as the reference does; a lost one is noted and costs only itself."""
+    question, numbers = maker.question, maker.scene.numbers
+    texts = {}
+    for field in ("question_orig", "answer_orig", "rationale_orig"):
+        text = getattr(question, field)
+        if text is None:
+            return reject("E_FIELD_MISSING", f"`{field}`, which `--faithful` reads", **where)
+        if not _CLASS_WORD.search(text):
+            return reject("E_PHRASE_EMPTY", f"{field}: expected a text, got `{text}`", **where)
+        texts[field.removesuffix("_orig")] = text
+    originals = Originals(**texts)
+    conversations = []
+    everything = all_view(originals, question.objects, numbers)
+    if isinstance(everything, int):
+        message = f"number {everything} in the texts, {len(question.objects)} objects"
+        built.rejections.append(reject("E_NUMBER_LOST", message, **where))
+    else:
+        conversations.append(maker.faithful(everything))
+    own = own_view(originals, question.objects, numbers)
+    if own is not None:
+        conversations.append(maker.faithful(own))
     return conversations
 
 
@@ -303,17 +347,29 @@ class _Maker:
     def views(self, answer: str, rationale: str) -> list[Conversation]:
         """Make the views that the question has."""
         turns = (self._lead_in("all"), _said(answer), self._why("all"), _said(rationale))
-        views = [self._conversation("all", "reasoning-all", turns)]
+        views = [self._conversation("all", _TASKS["all"], turns)]
         in_question = mentions_in(self.asked)
         in_answer = mentions_in(answer)
         if in_answer and in_answer <= in_question:
             name = "single" if len(in_question) == 1 else "multi"
-            task: Task = "reasoning-single" if len(in_question) == 1 else "reasoning-multi"
             own: tuple[Turn, ...] = (Turn(role="user", text=self.asked), _said(answer))
             if mentions_in(rationale) <= in_question:
                 own += (self._why(name), _said(rationale))
-            views.append(self._conversation(name, task, own))
+            views.append(self._conversation(name, _TASKS[name], own))
         return views
+
+    def faithful(self, view: View) -> Conversation:
+        """Make a conversation of a view as the reference puts it."""
+        first = Turn(role="user", text=view.question)
+        if view.name == "all" and self.scene.regions:
+            every = range(1, len(self.scene.regions) + 1)
+            slots = {"regions": listed(every), "question": view.question}
+            place = f"{self.question.annot_id}/all:0"
+            first = self.picture.phraser.ask("reasoning-all", place, **slots)
+        turns: tuple[Turn, ...] = (first, _said(view.answer))
+        if view.rationale is not None:
+            turns += (self._why(view.name), _said(view.rationale))
+        return self._conversation(view.name, _TASKS[view.name], turns)
 
     def choice(
         self, step: str, options: tuple[str, ...], label: int | None, answer: str | None
@@ -448,6 +504,7 @@ SPEC = DatasetSpec(
     families=("reasoning-all", "why"),
     open_source=open_source,
     build=build,
+    options=("faithful",),
     # Source: GPT4RoI `gpt4roi/configs/stage2.py`; visualcommonsense.com, dataset licence agreement.
     stage="2",
     licence=Licence(

@@ -29,8 +29,8 @@ from rich.text import Text
 
 #: C0 and C1 but for tab and line feed.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
-#: What stands to the right in a table: `12`, `1,234.5`, `98.2 %`, `1.5 MB`.
-_NUMBER = re.compile(r"-?[\d,]+(\.\d+)?( (%|[kMGT]?B))?$")
+#: What stands to the right in a table: `12`, `+1,234.5`, `98.2 %`, `1.5 MB`.
+_NUMBER = re.compile(r"[+-]?[\d,]+(\.\d+)?( (%|[kMGT]?B))?$")
 
 
 class Report(Protocol):

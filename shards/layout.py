@@ -48,6 +48,11 @@ def sample_key(dataset: str, split: str, number: int) -> str:
     return f"{split_prefix(dataset, split)}-{number:09d}"
 
 
+def is_key(text: str) -> bool:
+    """Tell whether `text` has the form of a key."""
+    return _KEY.fullmatch(text) is not None
+
+
 def parse_key(key: str) -> tuple[str, int]:
     """Take a key apart into the split's prefix (`vcr-train`) and the number.
 

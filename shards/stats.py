@@ -1,9 +1,11 @@
 """How much there is, from the manifest: counts by dataset, split and task; rejections by code."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from shards.manifest import connect
+from shards.selection import named_splits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,22 +49,30 @@ WITH by_sample AS (
 SELECT b.dataset, b.split, b.task, count(*), sum(s.num_regions), sum(b.conversations),
     sum(b.exchanges), sum(b.words), sum(b.answer_words)
 FROM by_sample b JOIN samples s USING (dataset, split, key)
+WHERE (b.dataset || '@' || b.split) IN (SELECT unnest($splits))
 GROUP BY ALL ORDER BY ALL
 """
 _REJECTIONS = """
-SELECT dataset, split, code, count(*) FROM rejections GROUP BY ALL ORDER BY dataset, split, code
+SELECT dataset, split, code, count(*) FROM rejections
+WHERE (dataset || '@' || split) IN (SELECT unnest($splits))
+GROUP BY ALL ORDER BY dataset, split, code
 """
 
 
-def stats(root: Path | str) -> Stats:
-    """Count everything below `root`.
+def stats(root: Path | str, names: Sequence[str] = ()) -> Stats:
+    """Count what is below `root`.
+
+    Args:
+        root: the shards' root folder.
+        names: only these datasets and splits (`vcr`, `vcr@val`); none takes all.
 
     Raises:
-        UsageError: no committed split, or the manifest is missing or out of date.
+        UsageError: no committed split, none of a name, or the manifest is missing or out of date.
     """
+    splits = [f"{info.dataset}@{info.split}" for info in named_splits(root, names)]
     with connect(root) as connection:
-        tasks = connection.execute(_TASKS).fetchall()
-        rejections = connection.execute(_REJECTIONS).fetchall()
+        tasks = connection.execute(_TASKS, {"splits": splits}).fetchall()
+        rejections = connection.execute(_REJECTIONS, {"splits": splits}).fetchall()
     return Stats(
         tasks=tuple(
             TaskStats(
