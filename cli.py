@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from commands import chat, convert, evaluate, look, machine, miniature, mix, train
+from commands import chat, convert, evaluate, leaks, look, machine, miniature, mix, train
 from roikit import __version__
 
 app = typer.Typer(
@@ -54,7 +54,8 @@ app.command(rich_help_panel=DATA)(look.stats)
 app.command(rich_help_panel=DATA)(look.show)
 app.command(rich_help_panel=DATA)(look.query)
 manifest_app.command("rebuild")(look.rebuild_manifest)
-app.command(rich_help_panel=DATA)(mix.leaks)
+app.command(rich_help_panel=DATA)(leaks.leaks)
+app.command(rich_help_panel=DATA)(leaks.list_pictures)
 mix_app.command("explain")(mix.explain)
 app.command(rich_help_panel=TRAINING)(train.train)
 app.command("eval", rich_help_panel=USE)(evaluate.evaluate)

@@ -50,7 +50,7 @@ def fingerprint(data: bytes) -> Fingerprint:
     pixels = decode_rgb(data)
     height, width = pixels.shape[:2]
     digest = hashlib.sha256(f"{width}x{height}\n".encode())
-    digest.update(pixels)
+    digest.update(pixels.data)
     grey = PIL.Image.fromarray(pixels).convert("L")
     return Fingerprint(pixels=digest.digest(), look=_look(grey))
 

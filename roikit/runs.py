@@ -5,6 +5,7 @@ Reads `run.json` and file names, never weights into memory but to hash them; kno
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,9 +103,19 @@ def trained_on(model: Path) -> list[TrainedOn] | None:
     return found
 
 
+def excluded_text(identities: Sequence[str]) -> str:
+    """Return a sorted list of identities as a run keeps it: one a line."""
+    return "".join(f"{one}\n" for one in identities)
+
+
+def excluded_sha256(identities: Sequence[str]) -> str:
+    """Return the hash that a run freezes of a sorted list of identities."""
+    return hashlib.sha256(excluded_text(identities).encode()).hexdigest()
+
+
 def _excluded(run: Path, sha256: str | None) -> frozenset[str] | None:
-    """Read the list of pictures left out and check it; runs of before there was one left none out."""
-    if sha256 is None:
+    """Read the list of pictures left out, and check that it is what the run froze."""
+    if sha256 is None:  # a run of before there was such a list: it left none out
         return frozenset()
     try:
         data = (run / EXCLUDED_NAME).read_bytes()

@@ -59,7 +59,7 @@ def read_fingerprints(root: Path | str, info: DatasetInfo) -> Fingerprints | Non
     tables = [part for part in parts if part is not None]
     if len(tables) < len(parts):
         return None
-    whole = pa.concat_tables([pa.table([], schema=_SCHEMA), *map(_as_table, tables)])
+    whole = pa.concat_tables([_SCHEMA.empty_table(), *map(_as_table, tables)])
     pixels, looks = (whole[name].to_pylist() for name in _SCHEMA.names)
     return Fingerprints(
         pixels=_words(pixels, 32)[:, 0].copy(),

@@ -1,13 +1,13 @@
 """Which pictures are the same photo, and how many of an evaluation's stand in training data.
 
 Four kinds of identity: the native id (COCO 2014, COCO 2017 and what borrows from them name a photo
-alike), the SHA-256 of the bytes, the SHA-256 of the decoded pixels, and a perceptual hash. The first
-three are certain; what merely looks alike is counted apart, for a person to look at. Pixels and
-looks are compared where `shards/fingerprints.py` has hashed every split that takes part.
+alike), the SHA-256 of the bytes, the SHA-256 of the decoded pixels, and a perceptual hash. The
+first three are certain; what merely looks alike is counted apart, for a person to look at. Pixels
+and looks are compared where `shards/fingerprints.py` has hashed every split that takes part.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,12 @@ class Pictures:
 
     def key(self, row: int) -> str:
         """Return the key of sample `row`."""
-        return sample_key(*self.names[self.source[row]], int(self.numbers[row]))
+        dataset, split = self.names[self.source[row]]
+        return sample_key(dataset, split, int(self.numbers[row]))
+
+    def without_prints(self) -> "Pictures":
+        """Return the same pictures, to be compared by ids and bytes alone."""
+        return replace(self, prints=None)
 
     def those(self, mask: Mask) -> "Pictures":
         """Return the pictures where `mask` is true."""
@@ -162,7 +167,7 @@ def read_pictures(
     )
     if entries is None and not excluded:
         return pictures
-    is_kept = ~is_any_of(index.native_hash, index.image_hash, *excluded_hashes(excluded))
+    is_kept = ~index.is_any_of(*excluded_hashes(excluded))
     if entries is not None:
         tasks = {task for entry in entries for task in entry.tasks}
         asked_about = np.zeros(len(index), dtype=bool)
@@ -201,9 +206,7 @@ def compare(asked: Pictures, known: Pictures) -> Comparison:
         looks_like = np.full(len(asked), -1, dtype=np.int64)
         distance = looks_like.copy()
         their_rows = np.flatnonzero(theirs.has_look)
-        rows, bits = nearest(
-            ours.looks[ours.has_look], theirs.looks[their_rows], LOOK_DISTANCE
-        )
+        rows, bits = nearest(ours.looks[ours.has_look], theirs.looks[their_rows], LOOK_DISTANCE)
         looks_like[ours.has_look] = np.where(rows >= 0, np.append(their_rows, -1)[rows], -1)
         distance[ours.has_look] = bits
     return Comparison(
@@ -258,12 +261,6 @@ def split_identities(identities: Collection[str]) -> tuple[list[str], list[str]]
     """Return the native ids (`coco:9`; they hold a colon) and the SHA-256s (they hold none)."""
     native_ids = [one for one in identities if ":" in one]
     return native_ids, [one for one in identities if ":" not in one]
-
-
-def is_any_of(native: Hashes, image: Hashes, natives: Hashes, sha256s: Hashes) -> Mask:
-    """Return, for each picture, whether its native id or its bytes are listed."""
-    found: Mask = np.isin(native, natives) | np.isin(image, sha256s)
-    return found
 
 
 def _concat(arrays: Sequence[npt.NDArray[Any]], dtype: Any) -> npt.NDArray[Any]:

@@ -6,18 +6,18 @@ over. A list holds one identity a line: a native id (`coco:9`), or the SHA-256 o
 `#` begins a comment line.
 """
 
-import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from roikit.errors import UsageError
 from shards.atomic import write_bytes
 from shards.commit import load_dataset
-from shards.identity import excluded_hashes, identities, is_any_of, split_identities
+from shards.identity import excluded_hashes, identities, split_identities
 from shards.index import open_index
 from shards.layout import BENCHMARKS_DIR, check_name, commit_path
 from shards.mix import MixEntry
@@ -136,16 +136,6 @@ def write_list(
     return path
 
 
-def identities_text(known: Sequence[str]) -> str:
-    """Return identities as a file holds them: one a line."""
-    return "".join(f"{one}\n" for one in known)
-
-
-def identities_sha256(known: Sequence[str]) -> str:
-    """Return the hash of a sorted list of identities."""
-    return hashlib.sha256(identities_text(known).encode()).hexdigest()
-
-
 def drops(root: Path | str, mix: Sequence[MixEntry], kept: KeptClean) -> list[Dropped]:
     """Count what each entry of a mixture loses: to each benchmark, then to all of them together.
 
@@ -162,9 +152,9 @@ def drops(root: Path | str, mix: Sequence[MixEntry], kept: KeptClean) -> list[Dr
         is_asked = index.is_task(entry.tasks)
         asked_of = index.conversation_sample[is_asked]
         by_any = np.zeros(len(index), dtype=bool)
-        by_benchmark: dict[str | None, np.ndarray] = {}
+        by_benchmark: dict[str | None, npt.NDArray[np.bool_]] = {}
         for name, listed in hashes.items():
-            is_hit = is_any_of(index.native_hash, index.image_hash, *listed)
+            is_hit = index.is_any_of(*listed)
             by_any |= is_hit
             by_benchmark[name] = is_hit
         for benchmark, is_hit in [*by_benchmark.items(), (None, by_any)]:
@@ -196,7 +186,7 @@ def _read_list(path: Path) -> list[str]:
             raise UsageError(
                 f"{path}: line {number}: expected a native id like `coco:9` or a SHA-256 in "
                 f"lower-case hex, got `{text[:80]}`",
-                hint="`roikit convert NAME --ids-only` writes such lists",
+                hint="`roikit list-pictures NAME` writes such lists",
             )
         known.append(text)
     return known

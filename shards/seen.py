@@ -6,7 +6,6 @@ not known, and a number would be a guess.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from roikit.errors import UsageError
@@ -17,16 +16,9 @@ from shards.layout import commit_path
 from shards.mix import parse_mix
 
 
-@dataclass(frozen=True, slots=True)
-class NotKnown:
-    """Nobody can say, and why."""
-
-    reason: str
-
-
 def seen_in_training(
-    root: Path | str, *, eval: tuple[str, str], trained: Sequence[TrainedOn] | NotKnown
-) -> LeakCount | NotKnown:
+    root: Path | str, *, eval: tuple[str, str], trained: Sequence[TrainedOn] | None
+) -> LeakCount | str:
     """Count the evaluation's pictures that the runs were trained on.
 
     Pictures that a run left out, or none of whose conversations its mixture takes, were not.
@@ -34,28 +26,31 @@ def seen_in_training(
     Args:
         root: the shards' root folder.
         eval: dataset and split of the evaluation.
-        trained: what each run that led to the model was trained on.
+        trained: what each run that led to the model was trained on; None where nobody knows.
+
+    Returns:
+        The count, or why it is not known.
 
     Raises:
         UsageError: the evaluation split is not committed.
     """
-    if isinstance(trained, NotKnown):
-        return trained
+    if trained is None:
+        return "the model is no run of ours, or a run that it started from is gone"
     parts = []
     for run in trained:
         if run.excluded is None:
-            return NotKnown(f"{run.run}: its list of pictures left out is missing or was changed")
+            return f"{run.run}: its list of pictures left out is missing or was changed"
         try:
             mix = parse_mix(run.mix)
         except UsageError as error:
-            return NotKnown(f"{run.run}: {error}")
+            return f"{run.run}: {error}"
         for name, merkle_root in sorted(run.splits.items()):
             dataset, _, split = name.partition("/")
             spelt = f"`{dataset}@{split}`"
             if not commit_path(root, dataset, split).is_file():
-                return NotKnown(f"{spelt}, which {run.run} was trained on, is not in {root}")
+                return f"{spelt}, which {run.run} was trained on, is not in {root}"
             if load_dataset(root, dataset, split).merkle_root != merkle_root:
-                return NotKnown(f"{spelt} was converted anew since {run.run} was trained on it")
+                return f"{spelt} was converted anew since {run.run} was trained on it"
             entries = [one for one in mix if (one.dataset, one.split) == (dataset, split)]
             parts.append(
                 read_pictures(root, dataset, split, entries=entries, excluded=run.excluded)

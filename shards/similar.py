@@ -25,9 +25,7 @@ Words = npt.NDArray[np.uint64]
 Rows = npt.NDArray[np.int64]
 
 
-def nearest(
-    asked: Words, known: Words, max_distance: int = MAX_DISTANCE
-) -> tuple[Rows, Rows]:
+def nearest(asked: Words, known: Words, max_distance: int = MAX_DISTANCE) -> tuple[Rows, Rows]:
     """Find each asked hash's nearest known one.
 
     Args:
