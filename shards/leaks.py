@@ -11,7 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from shards.fingerprints import ProgressCall, compute_fingerprints
-from shards.identity import Comparison, Pictures, compare, identities, read_pictures, together
+from shards.identity import (
+    Comparison,
+    Mask,
+    Pictures,
+    compare,
+    identities,
+    read_pictures,
+    together,
+)
 from shards.kept_clean import write_list
 
 Split = tuple[str, str]
@@ -73,7 +81,7 @@ def find_leaks(
             pictures, and the training pictures of the same pixels.
         overwrite: replace other lists of those names.
         workers: threads that hash pictures.
-        progress: told of the hashing.
+        progress: told of the hashing, then of the comparing.
 
     Raises:
         UsageError: a split is not committed, or another list stands where one is to be written.
@@ -91,14 +99,18 @@ def find_leaks(
         asked = _pictures(root, name, with_pixels)
         # a split is no leak of itself
         others = [(spelt, there) for spelt, there in known if spelt != _spelt(name)]
-        for spelt, there in others:
+        comparisons = []
+        for done, (spelt, there) in enumerate(others):
+            if progress is not None:
+                progress(done, len(others), f"comparing {_spelt(name)}")
             comparison = compare(asked, there)
-            rows.append(_row(_spelt(name), spelt, comparison))
+            comparisons.append(comparison)
+            rows.append(_row(_spelt(name), spelt, [comparison]))
             alike |= {(a.evaluation, a.training): a for a in _alike(asked, there, comparison)}
-        everything = together([there for _, there in others])
         if len(others) > 1:
-            rows.append(_row(_spelt(name), None, compare(asked, everything)))
+            rows.append(_row(_spelt(name), None, comparisons))
         if write_lists:
+            everything = together([there for _, there in others])
             copies = _same_pixels(root, asked, everything) if with_pixels else set()
             ours = identities(root, *name)
             lists.append(
@@ -129,20 +141,31 @@ def _spelt(name: Split) -> str:
     return "@".join(name)
 
 
-def _row(evaluation: str, training: str | None, comparison: Comparison) -> LeakRow:
-    similar = None if comparison.similar is None else int(comparison.similar.sum())
-    found = int(comparison.found.sum())
-    by_pixels = comparison.by_pixels
+def _row(evaluation: str, training: str | None, comparisons: Sequence[Comparison]) -> LeakRow:
+    """Count what stands in any of the training splits that were compared."""
+
+    def any_of(masks: Iterable[Mask | None]) -> Mask | None:
+        there = [mask for mask in masks if mask is not None]
+        # only where all were compared is a picture that was not found really not there
+        return np.any(there, axis=0) if len(there) == len(comparisons) else None
+
+    def number(mask: Mask | None) -> int | None:
+        return None if mask is None else int(mask.sum())
+
+    found = np.any([one.found for one in comparisons], axis=0)
+    similar = any_of(one.similar for one in comparisons)
+    if similar is not None:
+        similar &= ~found
     return LeakRow(
         evaluation=evaluation,
         training=training,
-        total=len(comparison.by_id),
-        by_id=int(comparison.by_id.sum()),
-        by_bytes=int(comparison.by_bytes.sum()),
-        by_pixels=None if by_pixels is None else int(by_pixels.sum()),
-        found=found,
-        similar=similar,
-        any=found + (similar or 0),
+        total=len(found),
+        by_id=int(np.any([one.by_id for one in comparisons], axis=0).sum()),
+        by_bytes=int(np.any([one.by_bytes for one in comparisons], axis=0).sum()),
+        by_pixels=number(any_of(one.by_pixels for one in comparisons)),
+        found=int(found.sum()),
+        similar=number(similar),
+        any=int(found.sum()) + (number(similar) or 0),
     )
 
 
