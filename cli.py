@@ -17,6 +17,7 @@ from commands import (
     evaluate,
     export,
     label,
+    leaks,
     look,
     machine,
     miniature,
@@ -71,7 +72,8 @@ app.command(rich_help_panel=DATA)(stats.stats)
 app.command(rich_help_panel=DATA)(show.show)
 app.command(rich_help_panel=DATA)(look.query)
 manifest_app.command("rebuild")(look.rebuild_manifest)
-app.command(rich_help_panel=DATA)(mix.leaks)
+app.command(rich_help_panel=DATA)(leaks.leaks)
+app.command(rich_help_panel=DATA)(leaks.list_pictures)
 mix_app.command("explain")(mix.explain)
 export_app.command()(export.coco)
 export_app.command()(export.llava)

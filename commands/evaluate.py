@@ -54,8 +54,8 @@ def evaluate(
     from roikit.evaluate.result import save
     from roikit.evaluate.run import evaluate as run
     from shards.commit import load_dataset
-    from shards.identity import LeakCount, overlap
     from shards.read import iter_samples
+    from shards.seen import seen_in_training
 
     benchmark = benchmarks.get(name)
     split = split or benchmark.split
@@ -77,11 +77,7 @@ def evaluate(
         predictor = ModelPredictor(load_model(folder, device=device, dtype=dtype))
         about = {"system": str(folder), "system_hash": runs.weights_sha256(folder)}
         trained = runs.trained_on(folder)
-        committed = trained is not None and all(_is_committed(shards, *one) for one in trained)
-        leak: LeakCount | None = None
-        if trained is not None and committed:
-            leak = overlap(shards, eval=(benchmark.dataset, split), train=trained)
-        about["leak"] = leak
+        about["leak"] = seen_in_training(shards, eval=(benchmark.dataset, split), trained=trained)
     with render.progress(name, "items") as progress:
         result = run(
             name,
@@ -125,9 +121,3 @@ def report(
     if as_json:
         return render.document([result.record for result in loaded])
     render.console().print(tables(loaded))
-
-
-def _is_committed(shards: Path, dataset: str, split: str) -> bool:
-    from shards.layout import commit_path
-
-    return commit_path(shards, dataset, split).is_file()

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from commands.options import Device, Json, Limit, Workers, given
+from commands.options import Device, Json, Limit, Settings, Workers, given
 from commands.quiet import quiet_transformers
 from roikit.errors import ChecksFailedError, UsageError
 
@@ -26,14 +26,7 @@ def demo(
         str | None,
         typer.Option(help="Name of a recipe, or a TOML file.", show_default="tiny; photos: small"),
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="TABLE.KEY=VALUE",
-            help="Override the recipe; may be given several times.",
-        ),
-    ] = None,
+    settings: Settings = None,
     limit: Limit = None,
     workers: Workers = None,
     device: Device = "auto",

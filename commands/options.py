@@ -45,6 +45,14 @@ Model = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Dtype = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="TABLE.KEY=VALUE",
+        help="Override the recipe; may be given several times.",
+    ),
+]
 
 
 def given(**options: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from commands.options import Device, Json, Overwrite, Shards, Stage
+from commands.options import Device, Json, Overwrite, Settings, Shards, Stage
 from commands.quiet import quiet_transformers
 from roikit import paths
 
@@ -14,14 +14,7 @@ def train(
     stage: Annotated[Stage, typer.Argument(help="Which step.", show_default=False)],
     shards: Shards,
     recipe: Annotated[str, typer.Option(help="Name of a recipe, or a TOML file.")] = "small",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="TABLE.KEY=VALUE",
-            help="Override the recipe; may be given several times.",
-        ),
-    ] = None,
+    settings: Settings = None,
     start: Annotated[
         Path | None,
         typer.Option(

@@ -21,8 +21,8 @@ from pipelines.run import Progress, convert
 from pipelines.stages import run_stage
 from roikit.config import STAGES, load_recipe
 from shards.commit import load_dataset
-from shards.identity import overlap
 from shards.read import iter_samples
+from shards.seen import seen_in_training
 
 if TYPE_CHECKING:
     from roikit.evaluate.items import Item
@@ -186,7 +186,7 @@ def evaluate_all(
     from roikit.evaluate.result import save
     from roikit.evaluate.run import evaluate
     from roikit.model.generate import load_model
-    from roikit.runs import weights_sha256
+    from roikit.runs import trained_on, weights_sha256
 
     shards = out / "shards"
     predictor = ModelPredictor(load_model(model, device=device))
@@ -201,9 +201,7 @@ def evaluate_all(
             batch_size=32,
             limit=limit,
             seed=seed,
-            leak=overlap(
-                shards, eval=(dataset, split), train=[(name, "train") for name in DATASETS]
-            ),
+            leak=seen_in_training(shards, eval=(dataset, split), trained=trained_on(model)),
             data_root=load_dataset(shards, dataset, split).merkle_root,
             system=str(model),
             system_hash=weights_sha256(model),

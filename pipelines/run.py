@@ -170,7 +170,7 @@ def convert(
     _check_options(limit, workers, max_rejects, max_shard_bytes)
     spec = find_dataset(name)
     options = options or SourceOptions()
-    _check_source_options(spec, options)
+    check_source_options(spec, options)
     opened = spec.open_source(source, image_roots, options)
     job = _Job(
         spec=spec,
@@ -219,7 +219,8 @@ class _Job:
     command: str | None
 
 
-def _check_source_options(spec: DatasetSpec, options: SourceOptions) -> None:
+def check_source_options(spec: DatasetSpec, options: SourceOptions) -> None:
+    """Refuse options that the dataset has no use for."""
     for name in options.given():
         if name not in spec.options:
             taken = ", ".join(f"`{_flag(n)}`" for n in spec.options) or "none of its kind"

@@ -4,7 +4,8 @@ In: a resolved recipe and the shards' folder. Out: a trained run. This is where 
 shards, for `roikit train` and for whatever trains several stages in a row.
 """
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,14 @@ from roikit.config import Recipe
 from roikit.errors import UsageError
 from roikit.mentions import plain
 from roikit.prompt import as_dialogue
+from roikit.runs import excluded_sha256
 from shards.commit import list_datasets
+from shards.kept_clean import KeptClean, resolve
 from shards.mix import parse_mix
 from shards.read import iter_samples
+from shards.stream import Stream
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:  # training imports torch, which conversion must not
     from roikit.train.metrics import StepReport
@@ -45,26 +51,31 @@ def run_stage(
         on_start: called once with (steps taken before, steps of the whole run).
 
     Raises:
-        UsageError: the mixture names what is not converted, or `out` holds another run.
+        UsageError: the mixture names what is not converted, its benchmarks leave nothing of it,
+            or `out` holds another run.
         Interrupted: SIGINT or SIGTERM; a checkpoint of the last step is saved.
     """
     from roikit.train.run import train_stage
-    from shards.stream import Stream
 
-    if not recipe.run.mix:
-        raise UsageError(
-            f"{recipe.stage}.mix: recipe `{recipe.name}` names no training data",
-            hint=f"give it: --set {recipe.stage}.mix=vcr:reasoning-single=2,vg=1",
-        )
-    mix = parse_mix(recipe.run.mix)
-    stream = Stream(shards, mix, seed=recipe.seed)
+    stream, kept = open_stream(recipe, shards)
+    if kept.unresolved:
+        log.warning("%s", unresolved_text(kept))
+    excluded = kept.identities
     return train_stage(
         recipe,
         stream=stream,
         out=out,
         start=start,
-        texts=lambda: training_texts(shards),
-        data={"mix": recipe.run.mix, "splits": stream.roots},
+        texts=lambda: training_texts(shards, frozenset(excluded)),
+        data={
+            "mix": recipe.run.mix,
+            "splits": stream.roots,
+            "kept_clean": {
+                "sha256": excluded_sha256(excluded),
+                "unresolved": list(kept.unresolved),
+            },
+        },
+        excluded=excluded,
         device=device,
         overwrite=overwrite,
         on_step=on_step,
@@ -72,15 +83,51 @@ def run_stage(
     )
 
 
-def training_texts(shards: Path) -> Iterator[str]:
+def open_stream(recipe: Recipe, shards: Path) -> tuple[Stream, KeptClean]:
+    """Open a recipe's mixture without the pictures of the benchmarks that it keeps clean.
+
+    Raises:
+        UsageError: the mixture names what is not converted, or the benchmarks leave nothing of it.
+    """
+    if not recipe.run.mix:
+        raise UsageError(
+            f"{recipe.stage}.mix: recipe `{recipe.name}` names no training data",
+            hint=f"give it: --set {recipe.stage}.mix=vcr:reasoning-single=2,vg=1",
+        )
+    kept = resolve(shards, recipe.keep_clean)
+    stream = Stream(
+        shards,
+        parse_mix(recipe.run.mix),
+        seed=recipe.seed,
+        exclude_native_ids=kept.native_ids,
+        exclude_sha256s=kept.sha256s,
+    )
+    return stream, kept
+
+
+def unresolved_text(kept: KeptClean) -> str:
+    """Say in one line which benchmarks cannot be kept clean, and what would help."""
+    return (
+        f"not kept clean, since neither converted nor listed: {', '.join(kept.unresolved)} "
+        "(`roikit list-pictures NAME` lists their pictures from the annotation files alone)"
+    )
+
+
+def training_texts(shards: Path, excluded: Collection[str] = ()) -> Iterator[str]:
     """Yield every turn of every training split, as a person reads it, in the shards' order.
 
     A tokenizer learned when the first stage begins must know the words of the later ones.
+
+    Args:
+        shards: root of the shards.
+        excluded: pictures to pass over, by native id or SHA-256.
     """
     for info in list_datasets(shards):
         if info.split != "train" and not info.split.startswith("train-first"):
             continue
         for sample, _ in iter_samples(shards, info.dataset, info.split):
+            if sample.image.native_id in excluded or sample.image.sha256 in excluded:
+                continue
             for conversation in sample.conversations:
                 dialogue = as_dialogue(conversation)
                 if dialogue is not None:

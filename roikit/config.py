@@ -1,8 +1,8 @@
 """Recipes: what a model is built from and how each stage trains it.
 
-A recipe is a TOML file with a table `[model]` and one table a stage (`[align]`, `[stage1]`,
-`[stage2]`). Unknown keys are refused with the nearest known one. Every default stands here and
-nowhere else; a run saves its recipe resolved.
+A recipe is a TOML file with `seed` and `keep_clean` (both may be left out), a table `[model]` and
+one table a stage (`[align]`, `[stage1]`, `[stage2]`). Unknown keys are refused with the nearest
+known one. Every default stands here and nowhere else; a run saves its recipe resolved.
 """
 
 import difflib
@@ -18,6 +18,29 @@ from roikit.errors import UsageError
 STAGES = ("align", "stage1", "stage2")
 #: of the model, as a recipe's `train` names them
 PARTS = ("vision_tower", "projector", "region_encoder", "language_model")
+#: Benchmarks whose pictures training leaves out, as DATASET@SPLIT, where a recipe names no others.
+#: A fixed list, whatever is converted. `lvis@val` holds 15,000 pictures of COCO's training split.
+KEEP_CLEAN = (
+    "coco@val",
+    "refcoco@val",
+    "refcoco@testA",
+    "refcoco@testB",
+    "refcoco+@val",
+    "refcoco+@testA",
+    "refcoco+@testB",
+    "refcocog@val",
+    "refcocog@test",
+    "flickr30k@val",
+    "flickr30k@test",
+    "vg@test",
+    "vcr@val",
+    "vcr@test",
+    "lvis@val",
+    "paco@test",
+    "visual7w@test",
+)
+#: Keys that stand before the tables.
+_ROOT_KEYS = ("seed", "keep_clean")
 _RECIPES = Path(__file__).parent / "recipes"
 
 
@@ -87,11 +110,13 @@ class Recipe:
     model: ModelRecipe = field(default_factory=ModelRecipe)
     run: StageRecipe = field(default_factory=StageRecipe)
     seed: int = 0  #: of the data's order
+    keep_clean: tuple[str, ...] = KEEP_CLEAN  #: benchmarks, as DATASET@SPLIT
 
     def to_toml(self) -> str:
         """The resolved recipe as TOML, which `load_recipe` reads back."""
         model = _table("model", asdict(self.model))
-        return f"seed = {self.seed}\n\n{model}\n{_table(self.stage, asdict(self.run))}"
+        root = f"seed = {self.seed}\nkeep_clean = {_toml(self.keep_clean)}\n"
+        return f"{root}\n{model}\n{_table(self.stage, asdict(self.run))}"
 
 
 def recipe_names() -> list[str]:
@@ -106,7 +131,7 @@ def load_recipe(name: str, *, stage: str | None, overrides: Sequence[str] = ()) 
         name: a preset's name (`tiny`) or a path to a TOML file.
         stage: one of `STAGES`; None takes the only one of a resolved recipe.
         overrides: `table.key=value` with a TOML value (quotes may be left out), where the table is
-            `model` or a stage's name; also `seed=1`.
+            `model` or a stage's name; also `seed=1` and `keep_clean=[]`.
 
     Raises:
         UsageError: no such recipe, table or key, or a value of the wrong type.
@@ -122,11 +147,11 @@ def load_recipe(name: str, *, stage: str | None, overrides: Sequence[str] = ()) 
         raise UsageError(f"{path}: {error}") from error
     for override in overrides:
         _override(tables, override)
-    allowed = ("seed", "model", *STAGES)
+    allowed = (*_ROOT_KEYS, "model", *STAGES)
     for table, values in tables.items():
         if table not in allowed:
             raise _unknown(f"recipe `{name}`: `{table}`", table, allowed)
-        if table != "seed" and not isinstance(values, dict):
+        if table not in _ROOT_KEYS and not isinstance(values, dict):
             raise UsageError(f"recipe `{name}`: `{table}`: expected a table, got `{values}`")
     if stage is None:
         stage = next((s for s in STAGES if s in tables), STAGES[0])
@@ -147,7 +172,20 @@ def load_recipe(name: str, *, stage: str | None, overrides: Sequence[str] = ()) 
         model=_build(ModelRecipe, tables.get("model", {}), "model"),
         run=_build(StageRecipe, tables[stage], stage),
         seed=seed,
+        keep_clean=_benchmarks(tables.get("keep_clean", list(KEEP_CLEAN))),
     )
+
+
+def _benchmarks(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise UsageError(
+            f'keep_clean: expected a list like `["coco@val", "vg@test"]`, got `{value}`',
+            hint="an empty one, `--set keep_clean=[]`, leaves nothing out of training",
+        )
+    for name in value:
+        if not all(name.partition("@")):
+            raise UsageError(f"keep_clean: `{name}`: expected DATASET@SPLIT, e.g. `vg@test`")
+    return tuple(value)
 
 
 def _override(tables: dict[str, Any], text: str) -> None:

@@ -19,6 +19,7 @@ REQUIRED: dict[str, tuple[str, str]] = {
     "duckdb": ("duckdb", "the manifest: `query`, `stats`, `manifest rebuild`"),
     "fsspec": ("fsspec", "training, evaluation, chat: torch and transformers ask for it"),
     "gguf": ("gguf", "the preset `small`: its language model is read from GGUF"),
+    "imagehash": ("imagehash", "training, evaluation, `leaks`: pictures that look alike"),
     "jinja2": ("jinja2", "chat templates: training, evaluation, chat"),
     "lvis": ("lvis", "converting LVIS and PACO: their class names"),
     "matplotlib": ("matplotlib", "the loss plot; the labels' font on drawn pictures"),

@@ -5,10 +5,15 @@ Reads `run.json` and file names, never weights into memory but to hash them; kno
 
 import hashlib
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from roikit.errors import UsageError
+
+#: The pictures that a run left out of its training data: one identity a line.
+EXCLUDED_NAME = "excluded.txt"
 
 #: The stage whose result each stage starts from.
 BEFORE = {"align": None, "stage1": "align", "stage2": "stage1"}
@@ -63,13 +68,24 @@ def default_start(runs: Path, stage: str) -> Path | None:
     )
 
 
-def trained_on(model: Path) -> list[tuple[str, str]] | None:
-    """Return (dataset, split) of all that a run and the runs it started from were trained on.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainedOn:
+    """What one run was trained on, as it froze it."""
+
+    run: Path
+    mix: str
+    splits: dict[str, str]  #: Merkle root by `dataset/split`
+    #: pictures left out, by native id or SHA-256; None where the list is missing or was changed
+    excluded: frozenset[str] | None
+
+
+def trained_on(model: Path) -> list[TrainedOn] | None:
+    """Return what a run and the runs it started from were trained on, the first run last.
 
     Returns:
         None where that is not known: `model` is not a run of ours, or a run before it is gone.
     """
-    splits: set[tuple[str, str]] = set()
+    found: list[TrainedOn] = []
     run: Path | None = model
     seen: set[Path] = set()
     while run is not None and run not in seen:
@@ -77,12 +93,37 @@ def trained_on(model: Path) -> list[tuple[str, str]] | None:
         run = run.parent if run.name == "model" else run
         try:
             told: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
-            names = list(told["data"]["splits"])
+            data = told["data"]
+            mix, splits = str(data["mix"]), dict(data["splits"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        splits.update((name.split("/")[0], name.split("/")[1]) for name in names)
+        frozen = (data.get("kept_clean") or {}).get("sha256")
+        found.append(TrainedOn(run=run, mix=mix, splits=splits, excluded=_excluded(run, frozen)))
         run = Path(told["start"]) if told.get("start") else None
-    return sorted(splits)
+    return found
+
+
+def excluded_text(identities: Sequence[str]) -> str:
+    """Return a sorted list of identities as a run keeps it: one a line."""
+    return "".join(f"{one}\n" for one in identities)
+
+
+def excluded_sha256(identities: Sequence[str]) -> str:
+    """Return the hash that a run freezes of a sorted list of identities."""
+    return hashlib.sha256(excluded_text(identities).encode()).hexdigest()
+
+
+def _excluded(run: Path, sha256: str | None) -> frozenset[str] | None:
+    """Read the list of pictures left out, and check that it is what the run froze."""
+    if sha256 is None:  # a run of before there was such a list: it left none out
+        return frozenset()
+    try:
+        data = (run / EXCLUDED_NAME).read_bytes()
+    except OSError:
+        return None
+    if hashlib.sha256(data).hexdigest() != sha256:
+        return None
+    return frozenset(data.decode().split("\n")) - {""}
 
 
 def weights_sha256(model: Path) -> str | None:

@@ -19,6 +19,7 @@ from shards.index import build_index, open_index
 from shards.layout import (
     COMMIT_NAME,
     CONVERSATIONS_INDEX_NAME,
+    FINGERPRINTS_SUFFIX,
     FORMAT_VERSION,
     PLAN_MARK_NAME,
     SAMPLES_INDEX_NAME,
@@ -309,7 +310,8 @@ def _clear(folder: Path, dataset: str, split: str) -> None:
     """Remove a split's files, the commit first: at no moment does it stand over missing shards."""
     for name in (COMMIT_NAME, SAMPLES_INDEX_NAME, CONVERSATIONS_INDEX_NAME):
         (folder / name).unlink(missing_ok=True)
-    for path in [*_shard_files(folder, dataset, split), *leftovers(folder)]:
+    derived = folder.glob(f"*{FINGERPRINTS_SUFFIX}")
+    for path in [*_shard_files(folder, dataset, split), *derived, *leftovers(folder)]:
         path.unlink(missing_ok=True)
     (folder / PLAN_MARK_NAME).unlink(missing_ok=True)
 

@@ -94,6 +94,15 @@ class SplitIndex:
         codes = [code for code, task in enumerate(self.tasks) if task in tasks]
         return np.isin(self.conversation_task, codes)
 
+    def is_any_of(
+        self, native_hashes: npt.NDArray[np.uint64], image_hashes: npt.NDArray[np.uint64]
+    ) -> npt.NDArray[np.bool_]:
+        """Return, for each sample, whether its picture's native id or bytes are among these."""
+        found: npt.NDArray[np.bool_] = np.isin(self.native_hash, native_hashes) | np.isin(
+            self.image_hash, image_hashes
+        )
+        return found
+
 
 def short_hash(sha256_hex: str) -> int:
     """Return the first 8 bytes of a SHA-256 as the index keeps it."""

@@ -15,6 +15,8 @@ COMMIT_NAME = "dataset.json"
 SAMPLES_INDEX_NAME = "samples.arrow"
 CONVERSATIONS_INDEX_NAME = "conversations.arrow"
 PLAN_MARK_NAME = ".plan-hash"
+FINGERPRINTS_SUFFIX = ".fingerprints.arrow"
+BENCHMARKS_DIR = "benchmarks"
 MANIFEST_NAME = "manifest.duckdb"
 
 _DATASET = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+]*(-[A-Za-z0-9_+]+)*")

@@ -227,10 +227,7 @@ class Stream:
             index = indexes[split]
             is_kept = index.is_task(entry.tasks)
             if len(natives) or len(sha256s):
-                is_excluded = np.isin(index.native_hash, natives) | np.isin(
-                    index.image_hash, sha256s
-                )
-                is_kept &= ~is_excluded[index.conversation_sample]
+                is_kept &= ~index.is_any_of(natives, sha256s)[index.conversation_sample]
             rows = np.flatnonzero(is_kept)
             if not len(rows):
                 there = sorted({index.tasks[code] for code in np.unique(index.conversation_task)})

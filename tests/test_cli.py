@@ -1,6 +1,7 @@
 """What the command does around the libraries: exit codes, one-line errors, JSON, defaults."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -350,10 +351,101 @@ def test_a_picture_on_both_sides_is_counted_as_a_leak(
     at_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["leaks", "--eval", "vg@train", "--train", "coco@train"]
-    (leak,) = result(capsys, monkeypatch, *arguments)
+    (leak,) = result(capsys, monkeypatch, *arguments)["rows"]
     assert 0 < leak["found"] < leak["total"]  # half of the scenes stand in both, by coco_id
-    (none,) = result(capsys, monkeypatch, "leaks", "--eval", "vg@test", "--train", "coco@train")
-    assert none["found"] == 0
+    assert leak["by_id"] == leak["by_bytes"] == leak["by_pixels"] == leak["found"]
+    assert leak["similar"] == 0  # drawn scenes are much alike, and yet told apart
+    arguments[2:] = ["vg@test", "--train", "coco@train", "--no-pixels"]
+    (none,) = result(capsys, monkeypatch, *arguments)["rows"]
+    assert (none["found"], none["by_pixels"], none["similar"]) == (0, None, None)
+
+
+def test_leaks_fails_on_request_and_after_its_table(
+    at_home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = tmp_path / "alike.html"
+    arguments = ["leaks", "--eval", "vg@train", "--train", "coco@train", "--strict"]
+    assert run(monkeypatch, *arguments, "--save", str(page)) == 3
+    said = capsys.readouterr()
+    assert said.out.startswith("evaluation  training") and "vg@train    coco@train" in said.out
+    assert "error: pictures of vg@train stand in training data" in said.err
+    assert page.is_file()
+    assert run(monkeypatch, *arguments, "--save", str(page)) == 2  # it is there already
+    assert run(monkeypatch, "leaks", "--eval", "vg@test", "--train", "coco@train", "--strict") == 0
+
+
+def test_pictures_are_listed_without_them_and_left_out_of_training(
+    at_home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source, shards = tmp_path / "coco", tmp_path / "shards"
+    (shards / "vg").mkdir(parents=True)
+    (shards / "vg" / "train").symlink_to(at_home / "data" / "shards" / "vg" / "train")
+    shutil.copytree(at_home / "world" / "coco" / "annotations", source / "annotations")
+    at_shards = ["--shards", str(shards)]
+    explain = ["mix", "explain", "vg", *at_shards, "--set", 'keep_clean=["coco@train","lvis@val"]']
+    before = result(capsys, monkeypatch, *explain)
+    assert before["not_kept_clean"] == ["coco@train", "lvis@val"]
+    listing = ["list-pictures", "coco", str(source), *at_shards, "--split", "train"]
+    (listed,) = result(capsys, monkeypatch, *listing)
+    assert listed["benchmark"] == "coco@train"
+    assert Path(listed["path"]) == shards / "benchmarks" / "coco@train.txt"
+    after = result(capsys, monkeypatch, *explain)
+    assert after["not_kept_clean"] == ["lvis@val"]
+    by_coco, by_all = after["dropped"]
+    assert (by_coco["benchmark"], by_all["benchmark"]) == ("coco@train", None)
+    assert by_coco["pictures"] == by_all["pictures"] > 0
+    assert after["epoch"] == before["epoch"] - by_all["conversations"]
+    emptied = result(capsys, monkeypatch, *explain[:-1], "keep_clean=[]")
+    assert (emptied["epoch"], emptied["dropped"][0]["pictures"]) == (before["epoch"], 0)
+    assert run(monkeypatch, *explain) == 0
+    said = capsys.readouterr()
+    assert "left out for" in said.out
+    assert said.err.startswith("not kept clean, since neither converted nor listed: lvis@val")
+
+
+def test_a_run_freezes_what_it_leaves_out_and_refuses_another_list(
+    at_home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    shards = tmp_path / "shards"
+    shutil.copytree(at_home / "data" / "shards", shards)
+    keep = 'keep_clean=["coco@val","coco@train","paco@test"]'
+    train = ["train", "align", "--shards", str(shards), "--out", str(tmp_path / "align")]
+    train += ["--recipe", "tiny", "--device", "cpu", "--set", keep, "--set", "align.mix=vg"]
+    train += ["--set", "align.steps=1", "--set", "align.batch_size=2"]
+    result(capsys, monkeypatch, *train)
+    assert [r.getMessage() for r in caplog.records if "not kept clean" in r.getMessage()] == [
+        "not kept clean, since neither converted nor listed: paco@test (`roikit list-pictures "
+        "NAME` lists their pictures from the annotation files alone)"
+    ]
+    told = json.loads((tmp_path / "align" / "run.json").read_text())["data"]["kept_clean"]
+    excluded = (tmp_path / "align" / "excluded.txt").read_bytes()
+    assert told == {
+        "sha256": hashlib.sha256(excluded).hexdigest(),
+        "unresolved": ["paco@test"],
+    }
+    scored = ["eval", "coco-category", "--shards", str(shards), "--model", str(tmp_path / "align")]
+    scored += ["--limit", "1", "--controls", "none", "--split", "train"]
+    scored += ["--out", str(tmp_path / "result.json"), "--overwrite"]
+    record = result(capsys, monkeypatch, *scored)
+    # half of vg's pictures are coco's, and training left those out
+    assert record["leak"]["found"] == 0 and "ids" in record["leak"]["compared"]
+    (shards / "benchmarks").mkdir()
+    (shards / "benchmarks" / "coco@val.txt").write_text("coco:999999\n")
+    assert run(monkeypatch, *train) == 2
+    assert "holds a run with another data.kept_clean.sha256" in capsys.readouterr().err
+    shutil.rmtree(shards / "vg" / "train")
+    record = result(capsys, monkeypatch, *scored)
+    assert record["leak"] is None and "`vg@train`, which" in record["leak_unknown"]
 
 
 def test_mix_explain_gives_each_source_its_share(

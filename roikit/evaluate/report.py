@@ -299,7 +299,8 @@ def _ways(result: Result, metrics: Sequence[str], is_choice: bool) -> dict[str, 
 def _trained_on(result: Result) -> str:
     leak = result.record.leak
     if leak is None:
-        return "images trained on: not counted"
+        unknown = result.record.leak_unknown is not None
+        return f"images trained on: {'unknown' if unknown else 'not counted'}"
     return f"images trained on: {leak.found:,} of {leak.total:,}"
 
 

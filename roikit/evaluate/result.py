@@ -48,8 +48,10 @@ class Control(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Leak(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How many of the benchmark's images the training data contained."""
 
-    found: int
+    found: int  #: certainly the same picture
     total: int
+    compared: tuple[str, ...] = ("ids", "bytes")  #: kinds of identity that were looked at
+    similar: int | None = None  #: further ones that merely look alike; None: not compared
 
 
 class ClassScore(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -85,6 +87,7 @@ class ResultRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     caveats: list[str]  #: why the scores do not compare with published ones
     notes: list[str]  #: what else a reader should know
     predictions: str | None  #: name of the Parquet file beside this one
+    leak_unknown: str | None = None  #: why `leak` could not be counted, where it was tried
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,9 +105,16 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     def seen_in_training(self) -> str:
         """Say how many of the benchmark's images were trained on."""
         leak = self.record.leak
+        if leak is None and self.record.leak_unknown is not None:
+            why = self.record.leak_unknown
+            return f"unknown whether benchmark images were in the training data: {why}"
         if leak is None:
             return "whether benchmark images were in the training data was not counted"
-        return f"{leak.found:,} of {leak.total:,} benchmark images were in the training data"
+        alike = f"; {leak.similar:,} more look like one" if leak.similar else ""
+        return (
+            f"{leak.found:,} of {leak.total:,} benchmark images were in the training data"
+            f"{alike} (compared: {', '.join(leak.compared)})"
+        )
 
 
 PREDICTIONS_SCHEMA = pa.schema(

@@ -55,6 +55,14 @@ class LeakCounts(Protocol):
     def total(self) -> int:
         """Images of the benchmark."""
 
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """Kinds of identity that were looked at."""
+
+    @property
+    def similar(self) -> int | None:
+        """Further images that merely look like one that was trained on; None: not compared."""
+
 
 class _Pending:
     """A case on its way through a batch, with what its prompts are made of."""
@@ -87,7 +95,7 @@ def evaluate(
     limit: int | None = None,
     seed: int = 0,
     controls: Sequence[str] = CONTROLS,
-    leak: LeakCounts | None = None,
+    leak: LeakCounts | str | None = None,
     data_root: str | None = None,
     system: str | None = None,
     system_hash: str | None = None,
@@ -108,7 +116,7 @@ def evaluate(
         limit: items (regions or questions) at most; None for all.
         seed: of the swapped boxes and of the intervals.
         controls: of `swapped` and `blank`, those to run.
-        leak: benchmark images found in the training data.
+        leak: benchmark images found in the training data, or why that is not known.
         data_root: hash of the evaluation shards.
         system: what the predictor is, for the record.
         system_hash: of its bytes.
@@ -186,13 +194,25 @@ def evaluate(
             images=len({image_id(case.item) for case in cases}),
             items=len(cases),
             skipped=dict(sorted(skipped.items())),
-            leak=None if leak is None else Leak(found=leak.found, total=leak.total),
+            leak=_leak(leak),
+            leak_unknown=leak if isinstance(leak, str) else None,
             predictions=None,
             caveats=[*caveats, *(captions.caveats if benchmark.kind == "caption" else ())],
             notes=notes,
             **record,
         ),
         predictions=rows_table([row for case in cases for row in _rows(case)]),
+    )
+
+
+def _leak(counts: LeakCounts | str | None) -> Leak | None:
+    if counts is None or isinstance(counts, str):
+        return None
+    return Leak(
+        found=counts.found,
+        total=counts.total,
+        compared=counts.compared,
+        similar=counts.similar,
     )
 
 

@@ -2,6 +2,7 @@
 
 OUT/recipe.toml     the recipe, resolved
 OUT/run.json        what the run started from and which data it reads
+OUT/excluded.txt    the pictures it leaves out, one identity a line
 OUT/metrics.jsonl   one line a step
 OUT/checkpoints/    see checkpoint.py
 OUT/model/          the result, for `from_pretrained`; there only once the run is finished
@@ -12,7 +13,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from roikit.model.build import build_model
 from roikit.model.generate import load_model
 from roikit.model.modeling import RoikitForConditionalGeneration
 from roikit.model.processing import RoikitProcessor
-from roikit.runs import weights_sha256
+from roikit.runs import EXCLUDED_NAME, excluded_text, weights_sha256
 from roikit.train.checkpoint import find_latest, load_checkpoint, read_state, save_checkpoint
 from roikit.train.feed import ExampleStream, feed
 from roikit.train.loop import Interrupted, Progress, choose_parts, stop_between_steps, train_steps
@@ -55,6 +56,7 @@ def train_stage(
     start: Path | None = None,
     texts: Callable[[], Iterable[str]] | None = None,
     data: Mapping[str, Any] | None = None,
+    excluded: Sequence[str] = (),
     device: str = "auto",
     overwrite: bool = False,
     on_step: Callable[[StepReport], None] | None = None,
@@ -69,6 +71,7 @@ def train_stage(
         start: the run or model to start from; None builds a new model.
         texts: training text, for a tokenizer that has to be learned with a new model.
         data: what identifies the training data (roots, mixture), saved with the run.
+        excluded: the pictures that `stream` leaves out, saved beside it; `data` holds their hash.
         device: `auto` or a torch device.
         overwrite: throw an earlier run in `out` away.
         on_step: called after each step.
@@ -100,7 +103,7 @@ def train_stage(
         model.gradient_checkpointing_enable({"use_reentrant": False})
     optimizers = build_optimizers(model, recipe.run)
     if not has_run:  # everything that can be refused has been: now the folder is taken
-        _claim(out, identity, recipe, processor)
+        _claim(out, identity, recipe, processor, excluded)
     progress = Progress(step=0, stream_state=None)
     checkpoints = out / "checkpoints"
     latest = find_latest(checkpoints) if checkpoints.is_dir() else None
@@ -224,7 +227,11 @@ def _check_folder(
 
 
 def _claim(
-    out: Path, identity: Mapping[str, Any], recipe: Recipe, processor: RoikitProcessor
+    out: Path,
+    identity: Mapping[str, Any],
+    recipe: Recipe,
+    processor: RoikitProcessor,
+    excluded: Sequence[str],
 ) -> None:
     """Make the run's folder, whole or not at all; an earlier run in it goes."""
     fresh = out.with_name(f".{out.name}.new")
@@ -234,12 +241,16 @@ def _claim(
     # a tokenizer that was learned must be the same after a stop, whatever was converted since
     processor.save_pretrained(fresh / "processor")
     (fresh / "run.json").write_text(json.dumps(identity, indent=1), encoding="utf-8")
+    (fresh / EXCLUDED_NAME).write_text(excluded_text(excluded), encoding="utf-8")
     if out.exists():
         shutil.rmtree(out)
     fresh.rename(out)
 
 
 def _difference(key: str, found: Any, expected: Any) -> str:
+    if isinstance(found, dict) and isinstance(expected, dict):  # name what differs, not the whole
+        names = (n for n in {**found, **expected} if found.get(n) != expected.get(n))
+        return "; ".join(_difference(f"{key}.{n}", found.get(n), expected.get(n)) for n in names)
     if key != "resolved":
         return f"{key}: it has `{found}`, asked for was `{expected}`"
     lines = set(str(found).splitlines()) ^ set(str(expected).splitlines())

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from roikit.config import STAGES, load_recipe, recipe_names
+from roikit.config import KEEP_CLEAN, STAGES, load_recipe, recipe_names
 from roikit.errors import UsageError
 
 
@@ -50,6 +50,8 @@ def test_overrides_take_toml_values_and_bare_words() -> None:
         ("stage1.lr=nan", "expected 0 or more, got nan", None),
         ("stage1.epochs=inf", "expected 0 or more, got inf", None),
         ("stage1.grad_clip=-1", "expected 0 or more, got -1.0", None),
+        ("keep_clean=vg@test", r'a list like `\["coco@val", "vg@test"\]`', "keep_clean=[]"),
+        ('keep_clean=["vg"]', "`vg`: expected DATASET@SPLIT", None),
         ("stage1.optimizer=sgd", "expected `adamw` or `muon`, got `sgd`", None),
     ],
 )
@@ -58,6 +60,21 @@ def test_wrong_overrides_are_refused(override: str, message: str, hint: str | No
         load_recipe("tiny", stage="stage1", overrides=[override])
     if hint is not None:
         assert hint in str(caught.value.hint)
+
+
+def test_a_recipe_keeps_the_standard_benchmarks_clean_unless_it_says_otherwise(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('[align]\nmix = "coco"\n')
+    assert load_recipe(str(file), stage="align").keep_clean == KEEP_CLEAN
+    assert "vg@test" in KEEP_CLEAN and "refcoco@testA" in KEEP_CLEAN
+    for override, expected in (("keep_clean=[]", ()), ('keep_clean=["a@b"]', ("a@b",))):
+        recipe = load_recipe(str(file), stage="align", overrides=[override])
+        assert recipe.keep_clean == expected
+        file_of_run = tmp_path / "recipe.toml"
+        file_of_run.write_text(recipe.to_toml())
+        assert load_recipe(str(file_of_run), stage=None).keep_clean == expected
 
 
 def test_a_missing_recipe_names_the_presets() -> None:

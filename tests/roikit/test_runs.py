@@ -15,7 +15,8 @@ def make_run(
     folder: Path, *, start: Path | None = None, splits: tuple[str, ...] = (), finished: bool = True
 ) -> Path:
     folder.mkdir(parents=True)
-    told = {"start": start and str(start), "data": {"splits": dict.fromkeys(splits, "root")}}
+    data = {"mix": ",".join(name.split("/")[0] for name in splits)}
+    told = {"start": start and str(start), "data": data | {"splits": dict.fromkeys(splits, "root")}}
     (folder / "run.json").write_text(json.dumps(told))
     if finished:
         (folder / "model").mkdir()
@@ -51,11 +52,36 @@ def test_training_data_is_followed_through_the_runs_before(tmp_path: Path) -> No
     align = make_run(tmp_path / "align", splits=("coco/train",))
     stage1 = make_run(tmp_path / "stage1", start=align, splits=("coco/train", "refcoco/train"))
     stage2 = make_run(tmp_path / "stage2", start=stage1 / "model", splits=("vg/train",))
-    known = [("coco", "train"), ("refcoco", "train"), ("vg", "train")]
-    assert runs.trained_on(stage2) == known
-    assert runs.trained_on(stage2 / "model") == known
+    for model in (stage2, stage2 / "model"):
+        trained = runs.trained_on(model)
+        assert trained is not None
+        assert [(one.run, one.mix) for one in trained] == [
+            (stage2, "vg"),
+            (stage1, "coco,refcoco"),
+            (align, "coco"),
+        ]
+        assert trained[1].splits == {"coco/train": "root", "refcoco/train": "root"}
+        assert all(one.excluded == frozenset() for one in trained)  # runs of before there was any
     (align / "run.json").unlink()
     assert runs.trained_on(stage2) is None
+
+
+def test_the_list_of_pictures_left_out_is_read_and_checked(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "align", splits=("coco/train",))
+    identities = sorted(["coco:9", "ab" * 32])
+    told = json.loads((run / "run.json").read_text())
+    told["data"]["kept_clean"] = {"sha256": runs.excluded_sha256(identities)}
+    (run / "run.json").write_text(json.dumps(told))
+
+    def excluded() -> frozenset[str] | None:
+        (one,) = runs.trained_on(run) or []
+        return one.excluded
+
+    assert excluded() is None  # the file is gone
+    (run / runs.EXCLUDED_NAME).write_text(runs.excluded_text(identities))
+    assert excluded() == {"coco:9", "ab" * 32}
+    (run / runs.EXCLUDED_NAME).write_text("coco:9\n")
+    assert excluded() is None  # somebody changed it
 
 
 def test_weights_are_named_by_their_bytes(tmp_path: Path) -> None:

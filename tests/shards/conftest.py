@@ -4,7 +4,9 @@ import hashlib
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image as PilImage
@@ -114,6 +116,58 @@ def write_split(
         plan_hash=plan_hash,
         settings={"seed": 0, "source_files": [{"path": "a.json", "bytes": 7}]},
     )
+
+
+def scene(seed: int, width: int = 160, height: int = 120) -> PilImage.Image:
+    """A picture with detail of every size, like a photograph: neither noise nor flat has a look."""
+    rng = np.random.default_rng(seed)
+    total = np.zeros((height, width, 3))
+    for octave in range(5):
+        grid = rng.integers(0, 255, (3 << octave, 4 << octave, 3), dtype=np.uint8)
+        grown = PilImage.fromarray(grid).resize((width, height), PilImage.Resampling.BICUBIC)
+        total += np.asarray(grown) / 2.0 ** (octave + 1)
+    return PilImage.fromarray(total.astype(np.uint8))
+
+
+def encoded(image: PilImage.Image, kind: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def write_pictures(
+    root: Path, dataset: str, split: str, pictures: list[tuple[str, bytes]], plan_hash: str = "p"
+) -> DatasetInfo:
+    """Write a split of one shard that holds these pictures, each with a native id."""
+    claim_split(root, dataset, split, plan_hash=plan_hash, overwrite=True)
+    entries = []
+    for number, (native_id, data) in enumerate(pictures):
+        sample, _, _ = make_entry(dataset, split, number)
+        sha256 = hashlib.sha256(data).hexdigest()
+        image = msgspec.structs.replace(sample.image, native_id=native_id, sha256=sha256)
+        extension = "png" if data.startswith(b"\x89PNG") else "jpg"
+        entries.append((msgspec.structs.replace(sample, image=image), data, extension))
+    tar = split_dir(root, dataset, split) / f"{shard_stem(dataset, split, 0)}.tar"
+    rows = write_shard(tar, iter(entries))
+    write_sidecar(tar, rows, dataset=dataset, split=split, plan_hash=plan_hash)
+    return commit_dataset(
+        root, dataset, split, num_shards=1, plan_hash=plan_hash, settings={"seed": 0}
+    )
+
+
+@pytest.fixture
+def make_pictures() -> Callable[..., DatasetInfo]:
+    return write_pictures
+
+
+@pytest.fixture
+def make_scene() -> Callable[..., PilImage.Image]:
+    return scene
+
+
+@pytest.fixture
+def encode() -> Callable[..., bytes]:
+    return encoded
 
 
 @pytest.fixture

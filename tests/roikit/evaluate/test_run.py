@@ -3,6 +3,7 @@ import pytest
 
 from roikit.errors import CorruptSampleError, RoikitError, UsageError
 from roikit.evaluate.predictor import Oracle
+from roikit.evaluate.result import load, save
 from roikit.evaluate.run import FEW_REGIONS, SAME_BOX, evaluate
 
 
@@ -16,7 +17,7 @@ def by_shape(item):
 
 
 class Leak:
-    found, total = 1, 5
+    found, total, compared, similar = 1, 5, ("ids", "bytes", "pixels", "looks"), 2
 
 
 def test_a_model_that_looks_into_the_box_follows_it(world, category_samples):
@@ -210,9 +211,24 @@ def test_the_record_says_what_it_stands_on(world, category_samples):
     record = result.record
     assert (record.dataset, record.split, record.limit, record.items) == ("coco", "val", 4, 4)
     assert (record.data_root, record.system, record.system_hash) == ("abc", "runs/x", "def")
-    assert result.seen_in_training == "1 of 5 benchmark images were in the training data"
+    assert result.seen_in_training == (
+        "1 of 5 benchmark images were in the training data; 2 more look like one "
+        "(compared: ids, bytes, pixels, looks)"
+    )
     assert record.caveats == ["miniature data"]
     assert seen == [3, 4]
+
+
+def test_what_is_not_known_of_the_training_data_is_said_with_its_reason(
+    world, category_samples, tmp_path
+):
+    result = evaluate(
+        "coco-category", category_samples, predictor=world.Constant(), limit=2, leak="it is gone"
+    )
+    unknown = "unknown whether benchmark images were in the training data: it is gone"
+    assert result.seen_in_training == unknown
+    save(result, tmp_path / "x.json")
+    assert load(tmp_path / "x.json").seen_in_training == unknown
 
 
 def test_regions_in_the_same_place_are_no_control(world):

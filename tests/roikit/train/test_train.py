@@ -70,7 +70,7 @@ def aligned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_leaves_what_it_promises(aligned: Path) -> None:
     assert [step for step, _ in losses(aligned)] == list(range(1, 9))
     assert losses(aligned)[-1][1] < losses(aligned)[0][1]
-    for name in ("recipe.toml", "run.json", "loss.png", "model/config.json"):
+    for name in ("recipe.toml", "run.json", "excluded.txt", "loss.png", "model/config.json"):
         assert (aligned / name).is_file(), name
     assert (aligned / "checkpoints" / "latest").resolve().name == "step-00000008"
     load_model(aligned, device="cpu")
