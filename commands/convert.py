@@ -14,7 +14,7 @@ from commands.options import Json, Overwrite, Seed, Shards, Workers, given
 from roikit import paths
 
 if TYPE_CHECKING:
-    from pipelines.run import SplitReport
+    from pipelines.reports import SplitReport
 
 log = logging.getLogger(__name__)
 
@@ -114,9 +114,10 @@ def convert(
     """
     from pipelines import run
     from pipelines.draft import SourceOptions
+    from pipelines.reports import FailedConversionError
     from roikit import render
 
-    failed: run.FailedConversionError | None = None
+    failed: FailedConversionError | None = None
     with render.progress(name, "pictures") as bar:
         try:
             reports = run.convert(
@@ -142,7 +143,7 @@ def convert(
                 command=shlex.join(["roikit", *sys.argv[1:]]),
                 **given(max_rejects=max_rejects, max_shard_bytes=max_shard_bytes),
             )
-        except run.FailedConversionError as error:  # committed all the same: say what there is
+        except FailedConversionError as error:  # committed all the same: say what there is
             reports, failed = error.reports, error
     if as_json:
         render.document(reports)

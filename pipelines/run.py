@@ -11,20 +11,21 @@ import errno
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 import roikit
-from pipelines.draft import DatasetSpec, OfficialCounts, OpenSource, SourceOptions
+from pipelines.draft import OfficialCounts, OpenSource, SourceOptions
 from pipelines.engines import run_tasks, sigterm_as_exit
+from pipelines.job import DEFAULT_MAX_SHARD_BYTES, Job, choose_splits, open_source
 from pipelines.plan import PLAN_DIR, Plan, make_plan, remove_plans, split_name
 from pipelines.registry import find_dataset
+from pipelines.reports import Progress, ProgressCall, SplitReport, check_counts, check_faults
 from pipelines.task import TaskCounts
-from roikit.errors import ChecksFailedError, RoikitError, UsageError
+from roikit.errors import RoikitError, UsageError
 from shards import manifest
 from shards.atomic import leftovers, locked
 from shards.commit import (
@@ -39,84 +40,7 @@ from shards.layout import commit_path, split_dir, split_prefix
 
 log = logging.getLogger(__name__)
 
-DEFAULT_MAX_SHARD_BYTES = 256 * 1024 * 1024
 DEFAULT_MAX_REJECTS = 0.01
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Progress:
-    """How far a conversion has come."""
-
-    split: str
-    step: str  #: "reading" (no figures yet), "converting", "committing"
-    done: int = 0  #: images
-    total: int | None = None  #: images
-    num_bytes: int = 0  #: of pictures read
-
-
-ProgressCall = Callable[[Progress], None]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SplitReport:
-    """What became of one split."""
-
-    dataset: str
-    split: str
-    images_found: int
-    images_converted: int
-    records_found: int  #: boxes, captions, regions or questions
-    records_converted: int
-    records_by_policy: int  #: left out on purpose (crowds)
-    boxes_clipped: int  #: boxes that overshot the picture and were cut to it
-    rejections: dict[str, int]  #: by code; an unusable picture is one, with all its records
-    num_shards: int
-    num_bytes: int  #: of the tars; 0 on a dry run
-    seconds: float
-    was_done: bool  #: it had been converted before, and nothing was written
-    merkle_root: str | None  #: names the content; None on a dry run
-    official_images: int | None = None  #: as published; None where that is not known or `limit` cut
-    official_records: int | None = None
-
-    @property
-    def count_differences(self) -> list[str]:
-        """How the counts found differ from the published ones; empty where they agree."""
-        pairs = (
-            ("images", self.images_found, self.official_images),
-            ("records", self.records_found, self.official_records),
-        )
-        return [
-            f"{self.dataset} {self.split}: {found:,} {what}, published {official:,}"
-            f" ({found - official:+,})"
-            for what, found, official in pairs
-            if official is not None and found != official
-        ]
-
-    @property
-    def faults(self) -> int:
-        """Records lost because something is wrong with them or with their picture."""
-        return self.records_found - self.records_converted - self.records_by_policy
-
-    @property
-    def fault_share(self) -> float:
-        """Faults as a share of the records found; 0 where there is none."""
-        return self.faults / self.records_found if self.records_found else 0.0
-
-
-class FailedConversionError(ChecksFailedError):
-    """A split is committed, but is not as the user demanded."""
-
-    def __init__(self, message: str, *, hint: str, reports: list[SplitReport]) -> None:
-        super().__init__(message, hint=hint)
-        self.reports = reports
-
-
-class TooManyRejectsError(FailedConversionError):
-    """A split lost more records to faults than allowed."""
-
-
-class CountsDifferError(FailedConversionError):
-    """A split holds another number of images or records than was published."""
 
 
 def convert(
@@ -167,16 +91,15 @@ def convert(
         CountsDifferError: as that, with `strict`.
         RoikitError: the disk is full, or a worker crashed.
     """
-    _check_options(limit, workers, max_rejects, max_shard_bytes)
-    spec = find_dataset(name)
-    options = options or SourceOptions()
-    _check_source_options(spec, options)
-    opened = spec.open_source(source, image_roots, options)
-    job = _Job(
-        spec=spec,
-        opened=opened,
-        options=options,
+    if not 0 <= max_rejects <= 1:
+        raise UsageError(f"max_rejects: expected a share from 0 to 1, got {max_rejects}")
+    job = Job(
+        spec=find_dataset(name),
+        source=source,
         out=out,
+        splits=splits,
+        image_roots=image_roots,
+        options=options or SourceOptions(),
         limit=limit,
         seed=seed,
         workers=workers,
@@ -185,12 +108,13 @@ def convert(
         progress=progress or (lambda _: None),
         command=command,
     )
+    opened = open_source(job)
     if not dry_run:
         _make_root(out)
     reports: list[SplitReport] = []
     with sigterm_as_exit(), _clear_disk_errors(out):
-        for split in _choose_splits(opened, splits):
-            report = _dry_run(job, split) if dry_run else _convert_split(job, split)
+        for split in choose_splits(job, opened):
+            report = (_dry_run if dry_run else _convert_split)(job, opened, split)
             if report.images_found or report.records_found or splits is not None:
                 reports.append(report)
     if not any(report.images_found for report in reports):
@@ -199,48 +123,10 @@ def convert(
             f"`{source}`: expected images in {chosen}, found none",
             hint="are these the dataset's own annotation files?",
         )
-    _check_faults(reports, max_rejects)
-    _check_counts(reports, strict)
+    check_faults(reports, max_rejects)
+    if strict:
+        check_counts(reports)
     return reports
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Job:
-    spec: DatasetSpec
-    opened: OpenSource
-    options: SourceOptions
-    out: Path
-    limit: int | None
-    seed: int
-    workers: int
-    max_shard_bytes: int
-    overwrite: bool
-    progress: ProgressCall
-    command: str | None
-
-
-def _check_source_options(spec: DatasetSpec, options: SourceOptions) -> None:
-    for name in options.given():
-        if name not in spec.options:
-            taken = ", ".join(f"`{_flag(n)}`" for n in spec.options) or "none of its kind"
-            raise UsageError(f"`{_flag(name)}`: {spec.title} has no use for it; it takes {taken}")
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _check_options(
-    limit: int | None, workers: int, max_rejects: float, max_shard_bytes: int
-) -> None:
-    if limit is not None and limit < 1:
-        raise UsageError(f"limit: expected at least 1, got {limit}")
-    if workers < 1:
-        raise UsageError(f"workers: expected at least 1, got {workers}")
-    if not 0 <= max_rejects <= 1:
-        raise UsageError(f"max_rejects: expected a share from 0 to 1, got {max_rejects}")
-    if max_shard_bytes < 1:
-        raise UsageError(f"max_shard_bytes: expected at least 1, got {max_shard_bytes}")
 
 
 def _make_root(out: Path) -> None:
@@ -253,37 +139,25 @@ def _make_root(out: Path) -> None:
         ) from error
 
 
-def _choose_splits(opened: OpenSource, splits: Sequence[str] | None) -> list[str]:
-    if splits is None:
-        return [split for split in opened.splits if split not in opened.on_request]
-    for split in splits:
-        if split not in opened.splits:
-            there = ", ".join(opened.splits)
-            raise UsageError(
-                f"split: expected one of {there}, as found in `{opened.folder}`, got `{split}`"
-            )
-    return list(dict.fromkeys(splits))
-
-
-def _convert_split(job: _Job, split: str) -> SplitReport:
+def _convert_split(job: Job, opened: OpenSource, split: str) -> SplitReport:
     started = time.monotonic()
     stamp = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     stored = split_name(split, job.limit)
     dataset = job.spec.name
     work = job.out / PLAN_DIR
     with _only_one(work / f"{split_prefix(dataset, stored)}.lock"):
-        plan, folder = _plan(job, split, work)
+        plan, folder = _plan(job, opened, split, work)
         if not any(shard.num_images for shard in plan.shards) and not plan.num_stray_records:
             log.info("%s: split `%s` holds no image", dataset, split)
             remove_plans(work, dataset, stored)
-            return _report(job, plan, TaskCounts(), started, None, was_done=False)
+            return _report(opened, plan, TaskCounts(), started, None, was_done=False)
         claim_split(job.out, dataset, stored, plan_hash=plan.plan_hash, overwrite=job.overwrite)
         committed = _committed(job.out, dataset, stored, plan.plan_hash)
         if committed is not None:
             manifest.update(job.out, dataset, stored)  # the last run may have ended before it
             remove_plans(work, dataset, stored)
             counts = msgspec.convert(committed.settings["counts"], TaskCounts)
-            return _report(job, plan, counts, started, committed, was_done=True)
+            return _report(opened, plan, counts, started, committed, was_done=True)
         try:
             counts = _run(job, plan, folder, job.out)
         except BaseException:
@@ -310,25 +184,25 @@ def _convert_split(job: _Job, split: str) -> SplitReport:
         )
         manifest.update(job.out, dataset, stored)
         remove_plans(work, dataset, stored)
-    return _report(job, plan, counts, started, committed, was_done=False)
+    return _report(opened, plan, counts, started, committed, was_done=False)
 
 
-def _dry_run(job: _Job, split: str) -> SplitReport:
+def _dry_run(job: Job, opened: OpenSource, split: str) -> SplitReport:
     """Do all but the writing; draft files go to a temporary folder."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="roikit-") as work:
-        plan, folder = _plan(job, split, Path(work))
+        plan, folder = _plan(job, opened, split, Path(work))
         counts = _run(job, plan, folder, None)
-    return _report(job, plan, counts, started, None, was_done=False)
+    return _report(opened, plan, counts, started, None, was_done=False)
 
 
-def _plan(job: _Job, split: str, work: Path) -> tuple[Plan, Path]:
+def _plan(job: Job, opened: OpenSource, split: str, work: Path) -> tuple[Plan, Path]:
     job.progress(Progress(split=split_name(split, job.limit), step="reading"))
     return make_plan(
         job.spec,
-        job.opened,
+        opened,
         split,
-        job.opened.splits[split](),
+        opened.splits[split](),
         work=work,
         seed=job.seed,
         limit=job.limit,
@@ -337,7 +211,7 @@ def _plan(job: _Job, split: str, work: Path) -> tuple[Plan, Path]:
     )
 
 
-def _run(job: _Job, plan: Plan, folder: Path, out: Path | None) -> TaskCounts:
+def _run(job: Job, plan: Plan, folder: Path, out: Path | None) -> TaskCounts:
     total = sum(shard.num_images for shard in plan.shards)
 
     def report(num_images: int, num_bytes: int) -> None:
@@ -370,7 +244,7 @@ def _committed(out: Path, dataset: str, split: str, plan_hash: str) -> DatasetIn
 
 
 def _report(
-    job: _Job,
+    opened: OpenSource,
     plan: Plan,
     counts: TaskCounts,
     started: float,
@@ -379,7 +253,7 @@ def _report(
     was_done: bool,
 ) -> SplitReport:
     # A limited split is stored under a name of its own, which nobody has published counts of.
-    official = job.opened.official.get(plan.split, OfficialCounts())
+    official = opened.official.get(plan.split, OfficialCounts())
     return SplitReport(
         dataset=plan.dataset,
         split=plan.split,
@@ -398,41 +272,6 @@ def _report(
         official_images=official.images,
         official_records=official.records,
     )
-
-
-def _check_faults(reports: list[SplitReport], max_rejects: float) -> None:
-    bad = [report for report in reports if report.fault_share > max_rejects]
-    if not bad:
-        return
-    worst = "; ".join(
-        f"{report.dataset} {report.split}: {report.faults:,} of {report.records_found:,} records"
-        f" ({report.fault_share:.1%})"
-        for report in bad
-    )
-    raise TooManyRejectsError(
-        f"lost more than {max_rejects:.1%} of the records to faults: {worst}",
-        hint='the rest is converted; `roikit query "select * from rejections"` lists them, '
-        "`--max-rejects` allows more",
-        reports=reports,
-    )
-
-
-def _check_counts(reports: list[SplitReport], strict: bool) -> None:
-    if not strict:
-        return
-    for report in reports:
-        if report.official_images is None and report.official_records is None:
-            log.warning(
-                "--strict: no published counts of %s %s are known here, nothing was compared",
-                report.dataset, report.split,
-            )  # fmt: skip
-    differences = [text for report in reports for text in report.count_differences]
-    if differences:
-        raise CountsDifferError(
-            f"counts differ from the published ones: {'; '.join(differences)}",
-            hint="are all files there, and of the release that docs/datasets.md names?",
-            reports=reports,
-        )
 
 
 @contextmanager

@@ -16,7 +16,8 @@ import pytest
 
 from pipelines import engines, task
 from pipelines.registry import DATASETS
-from pipelines.run import Progress, TooManyRejectsError, convert
+from pipelines.reports import Progress, TooManyRejectsError
+from pipelines.run import convert
 from roikit.errors import RoikitError, UsageError
 from shards.layout import commit_path, manifest_path, split_dir
 

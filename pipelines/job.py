@@ -1,0 +1,72 @@
+"""A conversion as the user asked for it, checked before anything is read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipelines.draft import DatasetSpec, OpenSource, SourceOptions
+from pipelines.reports import ProgressCall
+from roikit.errors import UsageError
+
+DEFAULT_MAX_SHARD_BYTES = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """What to convert, from where to where, and how.
+
+    Raises:
+        UsageError: an option is out of its range, or of no use to this dataset.
+    """
+
+    spec: DatasetSpec
+    source: Path  #: folder with the dataset's official files
+    out: Path  #: root of the shards
+    splits: Sequence[str] | None = None  #: the dataset's own names; None takes all that are there
+    image_roots: Sequence[Path] = ()  #: further folders that pictures may come from
+    options: SourceOptions = field(default_factory=SourceOptions)
+    limit: int | None = None  #: only the first images of the order, as a split `train-first1000`
+    seed: int = 0  #: of the order and of the wordings
+    workers: int = 1  #: processes that make shards
+    max_shard_bytes: int = DEFAULT_MAX_SHARD_BYTES  #: a shard is cut before it grows larger
+    overwrite: bool = False  #: replace shards that were made from other sources or settings
+    progress: ProgressCall = lambda _: None  #: told how far it is
+    command: str | None = None  #: the command line, noted with the run
+
+    def __post_init__(self) -> None:
+        for name in ("limit", "workers", "max_shard_bytes"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name}: expected at least 1, got {value}")
+        for name in self.options.given():
+            if name not in self.spec.options:
+                taken = ", ".join(f"`{_flag(n)}`" for n in self.spec.options) or "none of its kind"
+                raise UsageError(
+                    f"`{_flag(name)}`: {self.spec.title} has no use for it; it takes {taken}"
+                )
+
+
+def open_source(job: Job) -> OpenSource:
+    """Find the dataset's files."""
+    return job.spec.open_source(job.source, job.image_roots, job.options)
+
+
+def choose_splits(job: Job, opened: OpenSource) -> list[str]:
+    """Return the splits to convert, by the dataset's own names.
+
+    Raises:
+        UsageError: one that was asked for is not there.
+    """
+    if job.splits is None:
+        return [split for split in opened.splits if split not in opened.on_request]
+    for split in job.splits:
+        if split not in opened.splits:
+            there = ", ".join(opened.splits)
+            raise UsageError(
+                f"split: expected one of {there}, as found in `{opened.folder}`, got `{split}`"
+            )
+    return list(dict.fromkeys(job.splits))
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
