@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipelines.draft import DatasetSpec, OpenSource, SourceOptions
+from pipelines.engines import Engine
 from pipelines.reports import ProgressCall
 from roikit.errors import UsageError
 
 DEFAULT_MAX_SHARD_BYTES = 256 * 1024 * 1024
+DEFAULT_MAX_REJECTS = 0.01
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,9 +29,12 @@ class Job:
     options: SourceOptions = field(default_factory=SourceOptions)
     limit: int | None = None  #: only the first images of the order, as a split `train-first1000`
     seed: int = 0  #: of the order and of the wordings
-    workers: int = 1  #: processes that make shards
+    workers: int | None = 1  #: tasks at once; None: one a core, with Ray as many as it has room for
+    engine: Engine = "process"  #: what runs the tasks
     max_shard_bytes: int = DEFAULT_MAX_SHARD_BYTES  #: a shard is cut before it grows larger
+    decode_images: bool = False  #: decode each picture wholly, and reject what does not decode
     overwrite: bool = False  #: replace shards that were made from other sources or settings
+    extend: bool = False  #: add what is new to a split that is committed
     progress: ProgressCall = lambda _: None  #: told how far it is
     command: str | None = None  #: the command line, noted with the run
 
@@ -38,6 +43,13 @@ class Job:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name}: expected at least 1, got {value}")
+        if self.extend and self.overwrite:
+            raise UsageError("extend: keeps the shards that are there, `--overwrite` replaces them")
+        if self.extend and self.limit is not None:
+            raise UsageError(
+                "extend: a limited split is the first images of an order that new ones change",
+                hint="leave out `--limit`, or convert it again with `--overwrite`",
+            )
         for name in self.options.given():
             if name not in self.spec.options:
                 taken = ", ".join(f"`{_flag(n)}`" for n in self.spec.options) or "none of its kind"
@@ -66,6 +78,12 @@ def choose_splits(job: Job, opened: OpenSource) -> list[str]:
                 f"split: expected one of {there}, as found in `{opened.folder}`, got `{split}`"
             )
     return list(dict.fromkeys(job.splits))
+
+
+def check_share(max_rejects: float) -> None:
+    """Refuse a share that is none."""
+    if not 0 <= max_rejects <= 1:
+        raise UsageError(f"max_rejects: expected a share from 0 to 1, got {max_rejects}")
 
 
 def _flag(name: str) -> str:

@@ -43,6 +43,9 @@ class SplitReport:
     merkle_root: str | None  #: names the content; None on a dry run
     official_images: int | None = None  #: as published; None where that is not known or `limit` cut
     official_records: int | None = None
+    images_added: int = 0  #: by an extension
+    bytes_needed: int = 0  #: about what the shards still need on the disk; dry runs only
+    bytes_free: int = 0  #: there; dry runs only
 
     @property
     def count_differences(self) -> list[str]:
@@ -67,6 +70,23 @@ class SplitReport:
     def fault_share(self) -> float:
         """Faults as a share of the records found; 0 where there is none."""
         return self.faults / self.records_found if self.records_found else 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepReport:
+    """Where one split stands after its plan, or after a share of its tasks."""
+
+    dataset: str
+    split: str
+    step: str  #: "plan" or "tasks"
+    images: int  #: in the plan
+    tasks: int  #: in the plan; each makes a shard
+    tasks_here: int  #: finished by this run, or found finished by it
+    unfinished: list[int]  #: tasks that have yet to run; others may be at them
+    bytes_needed: int  #: about what they will write
+    seconds: float
+    was_done: bool  #: the split is committed: there is nothing left to do
+    next_command: str | None  #: what to run then; None where there is nothing, or it is not known
 
 
 class FailedConversionError(ChecksFailedError):
