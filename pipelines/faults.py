@@ -26,7 +26,7 @@ def clear_disk_errors(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         where = error.filename or out
-        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         is_closed = error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
         if is_closed and Path(where).resolve().is_relative_to(out.resolve()):
             raise UsageError(
@@ -35,6 +35,8 @@ def clear_disk_errors(out: Path) -> Iterator[None]:
             ) from error
         problem = "no space left on the disk" if is_full else error.strerror or str(error)
         mend = "free some space" if is_full else "mend that"
+        if error.errno == errno.EFBIG:
+            mend = "allow larger files there (`ulimit -f`)"
         raise RoikitError(
             f"`{where}`: {problem}",
             hint=f"{mend} and run the same command again: finished shards are kept",

@@ -6,6 +6,7 @@ reader, or a rerun after `kill -9`, finds the old file, the new file or none, ne
 
 import contextlib
 import datetime
+import errno
 import fcntl
 import os
 import secrets
@@ -17,6 +18,7 @@ from typing import BinaryIO
 from roikit.errors import UsageError
 
 _TEMPORARY = ".tmp-"
+_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -34,8 +36,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         put_in_place(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in _WRITING and error.filename is None:
+            error.filename = str(path)  # of a failed write the system does not say where
         raise
 
 

@@ -111,8 +111,8 @@ def claim_split(
             if not overwrite:
                 raise UsageError(
                     f"{folder}: {other}",
-                    hint="choose another `--out`; `--overwrite` replaces these shards, `--extend` adds what"
-                    " is new",
+                    hint="choose another `--out`; `--overwrite` replaces these shards, `--extend`"
+                    " adds to them what is new",
                 )
             _clear(folder, dataset, split)
         write_bytes(folder / PLAN_MARK_NAME, plan_hash.encode())

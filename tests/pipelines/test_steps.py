@@ -165,7 +165,7 @@ def test_tasks_of_a_source_that_changed_are_refused(
     assert tasks_step(mine, TaskShare(first=0, of=2))[0].unfinished == [1]  # only touched
     annotations(mine.source).write_bytes(msgspec.json.encode(table))
     with pytest.raises(
-        UsageError, match="instances_val2017.json`: has changed since coco val"
+        UsageError, match=r"instances_val2017\.json`: has changed since coco val"
     ) as e:
         tasks_step(mine, TaskShare())
     assert f"`{COMMAND} --step plan --overwrite`" in str(e.value.hint)
