@@ -9,9 +9,10 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from pipelines.engines import Report
@@ -61,17 +62,19 @@ def run_in_ray(
     counts: dict[int, TaskCounts] = {}
     done_images = done_bytes = 0
     try:
-        while left or waiting:
-            while left and (workers is None or len(waiting) < workers):
-                index = left.pop()
-                waiting[remote.remote(plan_dir, index, out)] = index
-            finished, _ = ray.wait(list(waiting), timeout=_POLL_S)
-            for ref in finished:
-                index = waiting.pop(ref)
-                counts[index] = ray.get(ref)
-                done_images += plan.shards[index].num_images
-                done_bytes += plan.shards[index].num_bytes
-            report(done_images, done_bytes)
+        with _sigterm_between_calls() as obey:
+            while left or waiting:
+                while left and (workers is None or len(waiting) < workers):
+                    index = left.pop()
+                    waiting[remote.remote(plan_dir, index, out)] = index
+                finished, _ = ray.wait(list(waiting), timeout=_POLL_S)
+                for ref in finished:
+                    index = waiting.pop(ref)
+                    counts[index] = ray.get(ref)
+                    done_images += plan.shards[index].num_images
+                    done_bytes += plan.shards[index].num_bytes
+                report(done_images, done_bytes)
+                obey()
     except ray.exceptions.RayTaskError as error:
         cause = error.as_instanceof_cause()
         raise (error.cause if isinstance(error.cause, Exception) else cause) from None
@@ -126,7 +129,41 @@ def _connect(ray: Any, workers: int | None) -> None:
                 hint="start it (`ray start --head`), or unset RAY_ADDRESS to start one here",
             ) from error
         log.warning("no Ray cluster is running: starting one on this machine")
+        _start(ray, workers, options)
+
+
+def _start(ray: Any, workers: int | None, options: dict[str, Any]) -> None:
+    try:
         ray.init(address="local", num_cpus=workers, include_dashboard=False, **options)
+    except Exception as error:  # Ray raises this very class where a part of it does not come up
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        raise RoikitError(
+            f"Ray could not be started here: {said}",
+            hint="run it again when the machine is less busy, or take `--engine process`",
+        ) from error
+
+
+@contextmanager
+def _sigterm_between_calls() -> Iterator[Callable[[], None]]:
+    """Give a function that does what SIGTERM asked for since it was last called.
+
+    Inside a call of Ray the handler's SystemExit would come out with another exit code.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield lambda: None
+        return
+    asked: list[FrameType | None] = []
+
+    def obey() -> None:
+        if asked:
+            handler(signal.SIGTERM, asked[0])
+
+    signal.signal(signal.SIGTERM, lambda _, frame: asked.append(frame))
+    try:
+        yield obey
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager
