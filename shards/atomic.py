@@ -74,8 +74,8 @@ def leftovers(folder: Path) -> list[Path]:
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold an exclusive lock on the file `path` (made when missing) against other processes.
 
-    The lock ends with the process that holds it, however it ends. The file itself stays; it names
-    who holds the lock, or held it last.
+    The lock ends with the process that holds it, however it ends. The file itself stays, and
+    names who holds the lock while somebody does.
 
     Raises:
         UsageError: `wait` is false and somebody else holds the lock.
@@ -95,4 +95,7 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
         since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         file.write(f"process {os.getpid()} on {socket.gethostname()}, since {since}\n")
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            file.truncate(0)
