@@ -1,22 +1,38 @@
 """Convert a dataset."""
 
 import logging
-import os
 import shlex
 import sys
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from commands.options import Json, Overwrite, Seed, Workers, given
 from roikit import paths
+from roikit.errors import UsageError
 
 if TYPE_CHECKING:
-    from pipelines.run import SplitReport
+    from pipelines.reports import Progress, SplitReport, StepReport
 
 log = logging.getLogger(__name__)
+
+
+class Engine(StrEnum):
+    """What runs the tasks of a conversion."""
+
+    PROCESS = "process"
+    RAY = "ray"
+
+
+class Step(StrEnum):
+    """The steps of a conversion, in order."""
+
+    PLAN = "plan"
+    TASKS = "tasks"
+    COMMIT = "commit"
 
 
 def convert(
@@ -70,6 +86,19 @@ def convert(
     ] = None,
     seed: Seed = 0,
     workers: Workers = None,
+    engine: Annotated[
+        Engine, typer.Option(help="What makes the shards: processes here, or a Ray cluster.")
+    ] = Engine.PROCESS,
+    step: Annotated[
+        Step | None,
+        typer.Option(help="Only this step, for job arrays.", show_default="all three"),
+    ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            help="With --step tasks, the share i/n of them, i from 0.", show_default="all"
+        ),
+    ] = None,
     max_rejects: Annotated[
         float | None,
         typer.Option(min=0, max=1, help="Share of records that may be bad.", show_default="0.01"),
@@ -80,7 +109,17 @@ def convert(
     max_shard_bytes: Annotated[
         int | None, typer.Option(min=1, help="Largest shard.", show_default="256 MiB")
     ] = None,
+    decode_images: Annotated[
+        bool,
+        typer.Option("--decode-images", help="Decode every picture wholly; reject what does not."),
+    ] = False,
     overwrite: Overwrite = False,
+    extend: Annotated[
+        bool,
+        typer.Option(
+            "--extend", help="Keep converted shards as they are and add pictures that are new."
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read and check everything, write nothing.")
     ] = False,
@@ -93,58 +132,101 @@ def convert(
 
     Example: roikit convert vcr data/vcr --split val --limit 1000
     """
-    from pipelines import run, terms
+    from pipelines import terms
     from pipelines.draft import SourceOptions
+    from pipelines.job import Job
+    from pipelines.registry import find_dataset
+    from pipelines.reports import FailedConversionError
+    from pipelines.run import convert_job
+    from pipelines.steps import TaskShare, commit_step, plan_step, tasks_step
     from roikit import render
 
+    if tasks is not None and step is not Step.TASKS:
+        raise UsageError("--tasks: names a share of the tasks; give it with `--step tasks`")
+    if dry_run and step is not None:
+        raise UsageError("--dry-run: looks at the whole conversion; give it without `--step`")
     out = out if out is not None else paths.shards_dir()
     notice = terms.notice(name, out)
-    failed: run.FailedConversionError | None = None
+    failed: FailedConversionError | None = None
+    checks: dict[str, Any] = {"strict": strict} | given(max_rejects=max_rejects)
     with render.progress(name, "pictures") as bar:
 
-        def show(progress: run.Progress) -> None:
+        def show(progress: "Progress") -> None:
             while notice:  # shown when the source is found sound enough to start
                 render.note(notice.pop(0))
             bar(progress.done, progress.total, f"{name} {progress.split}: {progress.step}")
 
+        job = Job(
+            spec=find_dataset(name),
+            source=source if source is not None else paths.source_dir(name),
+            out=out,
+            splits=split or None,
+            image_roots=images or (),
+            options=SourceOptions(
+                split_by=split_by,
+                split_file=split_file,
+                detections=detections,
+                categories=categories,
+                masks=masks,
+                faithful=faithful,
+            ),
+            limit=limit,
+            seed=seed,
+            workers=workers,
+            engine=engine.value,
+            decode_images=decode_images,
+            overwrite=overwrite,
+            extend=extend,
+            progress=show,
+            command=shlex.join(["roikit", *sys.argv[1:]]),
+            **given(max_shard_bytes=max_shard_bytes),
+        )
         try:
-            reports = run.convert(
-                name,
-                source if source is not None else paths.source_dir(name),
-                out,
-                splits=split or None,
-                image_roots=images or (),
-                options=SourceOptions(
-                    split_by=split_by,
-                    split_file=split_file,
-                    detections=detections,
-                    categories=categories,
-                    masks=masks,
-                    faithful=faithful,
-                ),
-                limit=limit,
-                seed=seed,
-                workers=workers or os.cpu_count() or 1,
-                strict=strict,
-                overwrite=overwrite,
-                dry_run=dry_run,
-                progress=show,
-                command=shlex.join(["roikit", *sys.argv[1:]]),
-                **given(max_rejects=max_rejects, max_shard_bytes=max_shard_bytes),
-            )
-        except run.FailedConversionError as error:  # committed all the same: say what there is
+            if step is Step.PLAN:
+                return _show_steps(plan_step(job), as_json=as_json)
+            if step is Step.TASKS:
+                share = TaskShare.parse(tasks) if tasks is not None else TaskShare()
+                return _show_steps(tasks_step(job, share), as_json=as_json)
+            if step is Step.COMMIT:
+                reports = commit_step(job, **checks)
+            else:
+                reports = convert_job(job, dry_run=dry_run, **checks)
+        except FailedConversionError as error:  # committed all the same: say what there is
             reports, failed = error.reports, error
     if as_json:
         render.document(reports)
     else:
-        _show_conversion(reports, dry_run=dry_run)
+        _show_conversion(reports, out=job.out, dry_run=dry_run)
     if failed is not None:
         raise failed
     for difference in (text for report in reports for text in report.count_differences):
         log.warning("counts differ: %s", difference)
 
 
-def _show_conversion(reports: "Sequence[SplitReport]", *, dry_run: bool) -> None:
+def _show_steps(reports: "Sequence[StepReport]", *, as_json: bool) -> None:
+    from roikit import render
+
+    if as_json:
+        return render.document(reports)
+    columns = ("dataset", "split", "pictures", "tasks", "finished here", "unfinished")
+    rows = [
+        (
+            *(r.dataset, r.split, r.images, r.tasks, r.tasks_here, len(r.unfinished)),
+            *(render.bytes_text(r.bytes_needed), f"{r.seconds:.1f}"),
+        )
+        for r in reports
+    ]
+    render.table((*columns, "still to write", "seconds"), rows)
+    if all(report.was_done for report in reports):
+        render.note("all of it was converted before; there is nothing left to do")
+    for command in dict.fromkeys(report.next_command for report in reports):
+        if command is not None:
+            render.note(f"next: {command}")
+    if any("--tasks" in (report.next_command or "") for report in reports):
+        render.note("      any n, each i from 0 to n - 1, on as many machines as you like")
+
+
+def _show_conversion(reports: "Sequence[SplitReport]", *, out: Path, dry_run: bool) -> None:
     from roikit import render
 
     def official(count: int | None) -> int | str:
@@ -166,6 +248,10 @@ def _show_conversion(reports: "Sequence[SplitReport]", *, dry_run: bool) -> None
         render.line("")
         render.table(("dataset", "split", "rejected", "records"), rejected)
     if dry_run:
-        render.note("dry run: nothing was written")
+        needed, free = sum(r.bytes_needed for r in reports), max(r.bytes_free for r in reports)
+        render.note(
+            f"dry run: nothing was written; the shards need about {render.bytes_text(needed)},"
+            f" {render.bytes_text(free)} are free at {out}"
+        )
     elif all(report.was_done for report in reports):
         render.note("all of it was converted before; nothing was written")

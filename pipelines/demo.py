@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from pipelines.run import Progress, convert
+from pipelines.reports import Progress
+from pipelines.run import convert
 from pipelines.stages import run_stage
 from roikit.config import STAGES, load_recipe
 from shards.commit import load_dataset

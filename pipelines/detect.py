@@ -21,9 +21,9 @@ from pipelines.class_names import read_class_table
 from pipelines.detect_batches import Labelling, label_all
 from pipelines.detect_cache import DetectionCache
 from pipelines.detections_table import DetectedBox, read_about, read_names, write_detections
+from pipelines.job import DEFAULT_MAX_REJECTS
 from pipelines.llava_boxes import MAX_BOXES, MIN_SCORE
 from pipelines.picture_files import PictureFile, find_pictures
-from pipelines.run import DEFAULT_MAX_REJECTS
 from roikit import paths
 from roikit.errors import UsageError
 from roikit.sample import Rejection

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipelines.task import TaskCounts, run_task
 from roikit.errors import RoikitError
@@ -23,12 +23,32 @@ from roikit.errors import RoikitError
 #: How often progress is looked at, in seconds.
 _POLL_S = 0.2
 
+#: What runs tasks: a pool of processes here, or a Ray cluster.
+Engine = Literal["process", "ray"]
+
 #: Called with (images done, bytes read) so far.
 Report = Callable[[int, int], None]
 
 
+def num_at_once(workers: int | None, engine: Engine) -> int:
+    """Return how many tasks run at once at most."""
+    if workers is not None:
+        return workers
+    if engine == "ray":
+        from pipelines.ray_engine import num_cpus
+
+        return num_cpus()
+    return os.cpu_count() or 1
+
+
 def run_tasks(
-    plan_dir: Path, indices: Sequence[int], out: Path | None, *, workers: int, report: Report
+    plan_dir: Path,
+    indices: Sequence[int],
+    out: Path | None,
+    *,
+    workers: int | None,
+    report: Report,
+    engine: Engine = "process",
 ) -> list[TaskCounts]:
     """Run the tasks `indices` of a plan, any number at once.
 
@@ -36,17 +56,22 @@ def run_tasks(
         plan_dir: the plan's folder.
         indices: of the shards to make.
         out: root of the shards; None checks only.
-        workers: processes; 1 works in this one.
+        workers: tasks at once; 1 works in this process. None: one a core, or all of Ray's.
         report: told of progress, now and then.
+        engine: what runs them.
 
     Returns:
         Each task's counts, in the order of `indices`.
 
     Raises:
-        RoikitError: a worker crashed.
+        RoikitError: a worker crashed, or there is no Ray.
         OSError: the disk is full, or cannot be written.
     """
-    workers = min(workers, len(indices))
+    if engine == "ray":
+        from pipelines.ray_engine import run_in_ray
+
+        return run_in_ray(plan_dir, indices, out, workers=workers, report=report)
+    workers = min(num_at_once(workers, engine), len(indices))
     if workers <= 1:
         return _run_here(plan_dir, indices, out, report)
     return _run_in_pool(plan_dir, indices, out, workers, report)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.draft import SourceOptions
+from pipelines.job import check_source_options
 from pipelines.registry import find_dataset
-from pipelines.run import check_source_options
 from roikit.errors import UsageError
 from shards.kept_clean import write_list
 

@@ -18,7 +18,15 @@ from typing import Any
 import msgspec
 
 from pipelines import phrasing
-from pipelines.draft import DatasetSpec, Draft, OpenSource, SourceOptions, SplitRecords
+from pipelines.draft import (
+    DatasetSpec,
+    Draft,
+    OfficialCounts,
+    OpenSource,
+    SourceOptions,
+    SplitRecords,
+)
+from pipelines.known import KNOWN_NAME, Base, Known, know
 from roikit.sample import SCHEMA_VERSION, Rejection
 from shards.atomic import write_bytes
 from shards.commit import SourceFile
@@ -53,7 +61,20 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     shards: list[PlannedShard]
     num_stray_records: int  #: rejected records that belong to no image
     settings: dict[str, Any]
+    source: str  #: folder that the annotation files lie in
     source_files: list[SourceFile]
+    source_stamps: list[tuple[str, int]]  #: where each of them lies, and its time in ns
+    base: Base | None = None  #: the commit that this plan adds to
+    official: OfficialCounts  #: of the split, as published
+
+    @property
+    def num_images(self) -> int:
+        """Images in all of its shards."""
+        return sum(shard.num_images for shard in self.shards)
+
+    def shard_number(self, index: int) -> int:
+        """Return the number that the plan's shard `index` has in its split."""
+        return index + (self.base.num_shards if self.base else 0)
 
 
 class ShardDraft(msgspec.Struct, frozen=True, array_like=True):
@@ -69,6 +90,31 @@ def split_name(split: str, limit: int | None) -> str:
     return split if limit is None else f"{split}-first{limit}"
 
 
+def plan_settings(
+    spec: DatasetSpec,
+    split: str,
+    *,
+    seed: int,
+    limit: int | None,
+    max_shard_bytes: int,
+    options: SourceOptions,
+    decode_images: bool,
+) -> dict[str, Any]:
+    """Return what the shards' content depends on beside the source."""
+    settings: dict[str, Any] = {
+        "converter": spec.converter,
+        "phrasing": phrasing.version(spec.families),
+        "seed": seed,
+        "split": split,
+        "limit": limit,
+        "max_shard_bytes": max_shard_bytes,
+    }
+    settings |= {n: v.name if isinstance(v, Path) else v for n, v in options.given().items()}
+    if decode_images:
+        settings["decode_images"] = True
+    return settings
+
+
 def make_plan(
     spec: DatasetSpec,
     opened: OpenSource,
@@ -80,6 +126,9 @@ def make_plan(
     limit: int | None,
     max_shard_bytes: int,
     options: SourceOptions | None = None,
+    decode_images: bool = False,
+    base: Base | None = None,
+    known: Known | None = None,
 ) -> tuple[Plan, Path]:
     """Order, cut and write a plan.
 
@@ -87,13 +136,16 @@ def make_plan(
         spec: the dataset.
         opened: its source.
         split: the dataset's own name of the split.
-        records: what the split holds.
+        records: what the split holds; for an extension, what is new in it.
         work: folder for plans; the plan gets a folder of its own in it, named by its hash.
         seed: of the order and of the wordings.
         limit: take only the first images in the order. Records of no image are left out then: they
             speak of the whole file.
         max_shard_bytes: cut before a shard grows larger (a single image may).
         options: what the source was opened with; noted, without the folders of files.
+        decode_images: decode each picture wholly in its task.
+        base: the commit that this plan adds to.
+        known: what the split was made of, for an extension: base and addition together.
 
     Returns:
         The plan and its folder. A finished folder of the same plan is kept, with what its tasks
@@ -107,7 +159,7 @@ def make_plan(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     shards: list[PlannedShard] = []
-    first = 0
+    first = base.num_keys if base else 0
     for drafts, num_bytes in _cut(ordered, max_shard_bytes):
         rejections = [] if shards else strays
         data = msgspec.msgpack.encode(ShardDraft(first, drafts, rejections))
@@ -115,17 +167,19 @@ def make_plan(
         sha256 = hashlib.sha256(data).hexdigest()
         shards.append(PlannedShard(len(drafts), num_bytes, sha256))
         first += len(drafts)
-    wordings = phrasing.version(spec.families)
-    settings: dict[str, Any] = {
-        "converter": spec.converter,
-        "phrasing": wordings,
-        "seed": seed,
-        "split": split,
-        "limit": limit,
-        "max_shard_bytes": max_shard_bytes,
-    }
-    given = (options or SourceOptions()).given()
-    settings |= {n: v.name if isinstance(v, Path) else v for n, v in given.items()}
+    settings = plan_settings(
+        spec,
+        split,
+        seed=seed,
+        limit=limit,
+        max_shard_bytes=max_shard_bytes,
+        options=options or SourceOptions(),
+        decode_images=decode_images,
+    )
+    if base is not None:
+        settings["extends"] = {"plan_hash": base.plan_hash, "merkle_root": base.merkle_root}
+    # A limited split is stored under a name of its own, which nobody has published counts of.
+    official = opened.official.get(stored, OfficialCounts())
     plan_hash = _plan_hash(spec.name, stored, settings, shards)
     plan = Plan(
         plan_hash=plan_hash,
@@ -133,14 +187,22 @@ def make_plan(
         dataset=spec.name,
         split=stored,
         converter=spec.converter,
-        phrasing=wordings,
+        phrasing=settings["phrasing"],
         seed=seed,
         roots=[str(root.resolve()) for root in opened.roots.folders],
         shards=shards,
         num_stray_records=len(strays),
         settings=settings,
+        source=str(opened.folder.resolve()),
         source_files=[_source_file(path, opened.folder) for path in records.source_files],
+        source_stamps=[
+            (str(path.resolve()), path.stat().st_mtime_ns) for path in records.source_files
+        ],
+        base=base,
+        official=official,
     )
+    if limit is None:  # a limited split cannot be extended
+        write_bytes(folder / KNOWN_NAME, msgspec.msgpack.encode(known or know(records)))
     final = work / f"{prefix}-{plan_hash[:16]}"
     if (final / _PLAN_NAME).is_file():
         shutil.rmtree(folder)
@@ -170,6 +232,35 @@ def uncollected() -> Iterator[None]:
 def read_plan(folder: Path) -> Plan:
     """Read a plan that `make_plan` wrote."""
     return msgspec.json.decode((folder / _PLAN_NAME).read_bytes(), type=Plan)
+
+
+def find_plans(work: Path, dataset: str) -> list[tuple[Plan, Path]]:
+    """Return a dataset's finished plans below `work` and their folders, by name."""
+    found = [(read_plan(path.parent), path.parent) for path in sorted(work.glob(f"*/{_PLAN_NAME}"))]
+    return [(plan, folder) for plan, folder in found if plan.dataset == dataset]
+
+
+def draft_bytes(folder: Path, index: int) -> int:
+    """Return the length of shard `index`'s draft file."""
+    return _draft_path(folder, index).stat().st_size
+
+
+def changed_source(plan: Plan) -> str | None:
+    """Return the first annotation file that is not what the plan read, if there is one.
+
+    A file of the same time and length is taken for the same; any other is hashed.
+    """
+    for file, (name, mtime_ns) in zip(plan.source_files, plan.source_stamps, strict=True):
+        path = Path(name)
+        try:
+            status = path.stat()
+            if (status.st_size, status.st_mtime_ns) != (file.bytes, mtime_ns) and (
+                status.st_size != file.bytes or _sha256(path) != file.sha256
+            ):
+                return str(path)
+        except OSError:
+            return str(path)
+    return None
 
 
 def read_draft(folder: Path, index: int) -> ShardDraft:
@@ -226,9 +317,12 @@ def _plan_hash(
 
 def _source_file(path: Path, source: Path) -> SourceFile:
     name = path.relative_to(source).as_posix() if path.is_relative_to(source) else str(path)
+    return SourceFile(path=name, bytes=path.stat().st_size, sha256=_sha256(path))
+
+
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return SourceFile(path=name, bytes=path.stat().st_size, sha256=sha256)
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _draft_path(folder: Path, index: int) -> Path:

@@ -18,6 +18,7 @@ FAULTS: dict[str, str] = {
     "E_FIELD_UNKNOWN": "a field has a name that the format does not know",
     "E_IMAGE_MISSING": "the picture's file is in none of the image folders",
     "E_IMAGE_TRUNCATED": "the picture's file ends too early",
+    "E_IMAGE_UNDECODABLE": "the picture's pixels cannot be decoded (`--decode-images` only)",
     "E_IMAGE_UNKNOWN": "the record speaks of an image that the file of images does not list",
     "E_IMAGE_UNREADABLE": "the picture's file is no picture that can be read, or is too large",
     "E_JSON_INVALID": "a line or an entry is not valid JSON",

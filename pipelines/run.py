@@ -3,120 +3,52 @@
 In: a dataset's official files. Out: shards, sidecars, the commit and the manifest below one root,
 or (dry run) the counts alone. Safe to run again after any kind of end: finished shards are kept,
 and a finished split is recognised. Rejected records never stop a conversion; too many of them end
-it with exit 3 after the commit.
+it with exit 3 after the commit. `steps.py` does the same in separate processes.
 """
 
 import datetime
-import errno
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import msgspec
-
-import roikit
-from pipelines.draft import DatasetSpec, OfficialCounts, OpenSource, SourceOptions
-from pipelines.engines import run_tasks, sigterm_as_exit
-from pipelines.plan import PLAN_DIR, Plan, make_plan, remove_plans, split_name, uncollected
-from pipelines.registry import find_dataset
-from pipelines.task import TaskCounts
-from roikit.errors import ChecksFailedError, RoikitError, UsageError
-from shards import manifest
-from shards.atomic import leftovers, locked
-from shards.commit import (
-    DatasetInfo,
-    RunInfo,
-    claim_split,
-    commit_dataset,
-    is_whole,
-    load_dataset,
+from pipelines.draft import OfficialCounts, OpenSource, SourceOptions
+from pipelines.engines import Engine, num_at_once, sigterm_as_exit
+from pipelines.faults import clear_disk_errors, make_root
+from pipelines.job import (
+    DEFAULT_MAX_REJECTS,
+    DEFAULT_MAX_SHARD_BYTES,
+    Job,
+    check_share,
+    choose_splits,
+    open_source,
 )
-from shards.layout import commit_path, split_dir, split_prefix
+from pipelines.plan import remove_plans, split_name
+from pipelines.registry import find_dataset
+from pipelines.reports import ProgressCall, SplitReport, check_counts, check_faults
+from pipelines.space import expected_bytes, free_bytes
+from pipelines.split import (
+    add_counts,
+    claim,
+    clean_up,
+    commit_split,
+    find_commit,
+    make_shards,
+    only_one,
+    plan_split,
+    report_done,
+    report_made,
+    run_info,
+    work_dir,
+)
+from roikit.errors import UsageError
+from shards.atomic import leftovers
+from shards.commit import load_dataset
+from shards.layout import split_dir
 
 log = logging.getLogger(__name__)
-
-DEFAULT_MAX_SHARD_BYTES = 256 * 1024 * 1024
-DEFAULT_MAX_REJECTS = 0.01
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Progress:
-    """How far a conversion has come."""
-
-    split: str
-    step: str  #: "reading" (no figures yet), "converting", "committing"
-    done: int = 0  #: images
-    total: int | None = None  #: images
-    num_bytes: int = 0  #: of pictures read
-
-
-ProgressCall = Callable[[Progress], None]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SplitReport:
-    """What became of one split."""
-
-    dataset: str
-    split: str
-    images_found: int
-    images_converted: int
-    records_found: int  #: boxes, captions, regions or questions
-    records_converted: int
-    records_by_policy: int  #: left out on purpose (crowds)
-    boxes_clipped: int  #: boxes that overshot the picture and were cut to it
-    rejections: dict[str, int]  #: by code; an unusable picture is one, with all its records
-    num_shards: int
-    num_bytes: int  #: of the tars; 0 on a dry run
-    seconds: float
-    was_done: bool  #: it had been converted before, and nothing was written
-    merkle_root: str | None  #: names the content; None on a dry run
-    official_images: int | None = None  #: as published; None where that is not known or `limit` cut
-    official_records: int | None = None
-
-    @property
-    def count_differences(self) -> list[str]:
-        """How the counts found differ from the published ones; empty where they agree."""
-        pairs = (
-            ("images", self.images_found, self.official_images),
-            ("records", self.records_found, self.official_records),
-        )
-        return [
-            f"{self.dataset} {self.split}: {found:,} {what}, published {official:,}"
-            f" ({found - official:+,})"
-            for what, found, official in pairs
-            if official is not None and found != official
-        ]
-
-    @property
-    def faults(self) -> int:
-        """Records lost because something is wrong with them or with their picture."""
-        return self.records_found - self.records_converted - self.records_by_policy
-
-    @property
-    def fault_share(self) -> float:
-        """Faults as a share of the records found; 0 where there is none."""
-        return self.faults / self.records_found if self.records_found else 0.0
-
-
-class FailedConversionError(ChecksFailedError):
-    """A split is committed, but is not as the user demanded."""
-
-    def __init__(self, message: str, *, hint: str, reports: list[SplitReport]) -> None:
-        super().__init__(message, hint=hint)
-        self.reports = reports
-
-
-class TooManyRejectsError(FailedConversionError):
-    """A split lost more records to faults than allowed."""
-
-
-class CountsDifferError(FailedConversionError):
-    """A split holds another number of images or records than was published."""
 
 
 def convert(
@@ -129,11 +61,14 @@ def convert(
     options: SourceOptions | None = None,
     limit: int | None = None,
     seed: int = 0,
-    workers: int = 1,
+    workers: int | None = 1,
+    engine: Engine = "process",
     max_rejects: float = DEFAULT_MAX_REJECTS,
     strict: bool = False,
     max_shard_bytes: int = DEFAULT_MAX_SHARD_BYTES,
+    decode_images: bool = False,
     overwrite: bool = False,
+    extend: bool = False,
     dry_run: bool = False,
     progress: ProgressCall | None = None,
     command: str | None = None,
@@ -149,11 +84,14 @@ def convert(
         options: what the dataset takes beside; see `SourceOptions`.
         limit: take the first images of the seeded order only, as a split `train-first1000`.
         seed: of the order and of the wordings.
-        workers: processes that make shards.
+        workers: tasks at once; None: one a core, with Ray as many as its cluster has room for.
+        engine: what runs the tasks: `process` (a pool of processes here) or `ray`.
         max_rejects: share of the records that may be lost to faults, 0 to 1.
         strict: end with an error where counts differ from the published ones.
         max_shard_bytes: a shard is cut before it grows larger.
+        decode_images: decode each picture wholly, and reject what does not decode.
         overwrite: replace shards that were made from other sources or settings.
+        extend: leave the shards of a committed split as they are and add what is new.
         dry_run: read and check everything, write nothing.
         progress: told how far it is.
         command: the command line, noted with the run.
@@ -165,297 +103,110 @@ def convert(
         UsageError: a wrong path, file or option.
         TooManyRejectsError: after the commit; it carries the reports.
         CountsDifferError: as that, with `strict`.
-        RoikitError: the disk is full, or a worker crashed.
+        RoikitError: the disk is full or too small, a worker crashed, or the source changed.
     """
-    _check_options(limit, workers, max_rejects, max_shard_bytes)
-    spec = find_dataset(name)
-    options = options or SourceOptions()
-    check_source_options(spec, options)
-    opened = spec.open_source(source, image_roots, options)
-    job = _Job(
-        spec=spec,
-        opened=opened,
-        options=options,
+    job = Job(
+        spec=find_dataset(name),
+        source=source,
         out=out,
+        splits=splits,
+        image_roots=image_roots,
+        options=options or SourceOptions(),
         limit=limit,
         seed=seed,
         workers=workers,
+        engine=engine,
         max_shard_bytes=max_shard_bytes,
+        decode_images=decode_images,
         overwrite=overwrite,
+        extend=extend,
         progress=progress or (lambda _: None),
         command=command,
     )
+    return convert_job(job, max_rejects=max_rejects, strict=strict, dry_run=dry_run)
+
+
+def convert_job(
+    job: Job,
+    *,
+    max_rejects: float = DEFAULT_MAX_REJECTS,
+    strict: bool = False,
+    dry_run: bool = False,
+) -> list[SplitReport]:
+    """Do what `convert` does, for a job."""
+    check_share(max_rejects)
+    opened = open_source(job)
     if not dry_run:
-        _make_root(out)
+        make_root(job.out)
     reports: list[SplitReport] = []
-    with sigterm_as_exit(), _clear_disk_errors(out):
-        for split in _choose_splits(opened, splits):
-            report = _dry_run(job, split) if dry_run else _convert_split(job, split)
-            if report.images_found or report.records_found or splits is not None:
+    with sigterm_as_exit(), clear_disk_errors(job.out):
+        for split in choose_splits(job, opened):
+            report = (_dry_run if dry_run else _convert_split)(job, opened, split)
+            if report.images_found or report.records_found or job.splits is not None:
                 reports.append(report)
     if not any(report.images_found for report in reports):
-        chosen = ", ".join(splits or opened.splits)
+        chosen = ", ".join(job.splits or opened.splits)
         raise UsageError(
-            f"`{source}`: expected images in {chosen}, found none",
+            f"`{job.source}`: expected images in {chosen}, found none",
             hint="are these the dataset's own annotation files?",
         )
-    _check_faults(reports, max_rejects)
-    _check_counts(reports, strict)
+    check_faults(reports, max_rejects)
+    if strict:
+        check_counts(reports)
     return reports
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Job:
-    spec: DatasetSpec
-    opened: OpenSource
-    options: SourceOptions
-    out: Path
-    limit: int | None
-    seed: int
-    workers: int
-    max_shard_bytes: int
-    overwrite: bool
-    progress: ProgressCall
-    command: str | None
-
-
-def check_source_options(spec: DatasetSpec, options: SourceOptions) -> None:
-    """Refuse options that the dataset has no use for."""
-    for name in options.given():
-        if name not in spec.options:
-            taken = ", ".join(f"`{_flag(n)}`" for n in spec.options) or "none of its kind"
-            raise UsageError(f"`{_flag(name)}`: {spec.title} has no use for it; it takes {taken}")
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _check_options(
-    limit: int | None, workers: int, max_rejects: float, max_shard_bytes: int
-) -> None:
-    if limit is not None and limit < 1:
-        raise UsageError(f"limit: expected at least 1, got {limit}")
-    if workers < 1:
-        raise UsageError(f"workers: expected at least 1, got {workers}")
-    if not 0 <= max_rejects <= 1:
-        raise UsageError(f"max_rejects: expected a share from 0 to 1, got {max_rejects}")
-    if max_shard_bytes < 1:
-        raise UsageError(f"max_shard_bytes: expected at least 1, got {max_shard_bytes}")
-
-
-def _make_root(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"`{out}`: expected a folder to write shards into, cannot make it: {error.strerror}",
-            hint="choose another `--out`",
-        ) from error
-
-
-def _choose_splits(opened: OpenSource, splits: Sequence[str] | None) -> list[str]:
-    if splits is None:
-        return [split for split in opened.splits if split not in opened.on_request]
-    for split in splits:
-        if split not in opened.splits:
-            there = ", ".join(opened.splits)
-            raise UsageError(
-                f"split: expected one of {there}, as found in `{opened.folder}`, got `{split}`"
-            )
-    return list(dict.fromkeys(splits))
-
-
-def _convert_split(job: _Job, split: str) -> SplitReport:
+def _convert_split(job: Job, opened: OpenSource, split: str) -> SplitReport:
     started = time.monotonic()
     stamp = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     stored = split_name(split, job.limit)
-    dataset = job.spec.name
-    work = job.out / PLAN_DIR
-    with _only_one(work / f"{split_prefix(dataset, stored)}.lock"):
-        plan, folder = _plan(job, split, work)
-        if not any(shard.num_images for shard in plan.shards) and not plan.num_stray_records:
-            log.info("%s: split `%s` holds no image", dataset, split)
-            remove_plans(work, dataset, stored)
-            return _report(job, plan, TaskCounts(), started, None, was_done=False)
-        claim_split(job.out, dataset, stored, plan_hash=plan.plan_hash, overwrite=job.overwrite)
-        committed = _committed(job.out, dataset, stored, plan.plan_hash)
-        if committed is not None:
-            manifest.update(job.out, dataset, stored)  # the last run may have ended before it
-            remove_plans(work, dataset, stored)
-            counts = msgspec.convert(committed.settings["counts"], TaskCounts)
-            return _report(job, plan, counts, started, committed, was_done=True)
+    with only_one(job, stored):
+        planned = plan_split(job, opened, split, work_dir(job))
+        if planned is None:
+            committed = load_dataset(job.out, job.spec.name, stored)
+            clean_up(job, committed)
+            official = opened.official.get(stored, OfficialCounts())
+            return report_done(committed, official, started=started)
+        plan = planned.plan
+        if planned.is_empty:
+            log.info("%s: split `%s` holds no image", job.spec.name, split)
+            remove_plans(work_dir(job), plan.dataset, stored)
+            return report_made(plan, add_counts(plan, []), None, started=started)
+        claim(job, planned)
+        done = find_commit(job, plan)
+        if done is not None:
+            clean_up(job, done)
+            return report_done(done, plan.official, started=started)
         try:
-            counts = _run(job, plan, folder, job.out)
+            tasks = make_shards(job, planned, range(len(plan.shards)), job.out)
         except BaseException:
             # Ended workers leave the files they were writing. Nobody else writes: we hold the lock.
-            for path in leftovers(split_dir(job.out, dataset, stored)):
+            for path in leftovers(split_dir(job.out, plan.dataset, stored)):
                 path.unlink(missing_ok=True)
             raise
-        job.progress(Progress(split=stored, step="committing"))
-        committed = commit_dataset(
-            job.out,
-            dataset,
-            stored,
-            num_shards=len(plan.shards),
-            plan_hash=plan.plan_hash,
-            settings=plan.settings | {"counts": msgspec.to_builtins(counts)},
-            source_files=plan.source_files,
-            run=RunInfo(
-                roikit=roikit.__version__,
-                started=stamp,
-                seconds=round(time.monotonic() - started, 3),
-                workers=job.workers,
-                command=job.command,
-            ),
-            licence=str(job.spec.licence),
-            registration=job.spec.registration,
+        counts = add_counts(plan, tasks)
+        run = run_info(
+            job,
+            started=stamp,
+            seconds=time.monotonic() - started,
+            engine=job.engine,
+            workers=num_at_once(job.workers, job.engine),
         )
-        manifest.update(job.out, dataset, stored)
-        remove_plans(work, dataset, stored)
-    return _report(job, plan, counts, started, committed, was_done=False)
+        committed = commit_split(job, planned, counts, run=run)
+    return report_made(plan, counts, committed, started=started)
 
 
-def _dry_run(job: _Job, split: str) -> SplitReport:
+def _dry_run(job: Job, opened: OpenSource, split: str) -> SplitReport:
     """Do all but the writing; draft files go to a temporary folder."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="roikit-") as work:
-        plan, folder = _plan(job, split, Path(work))
-        counts = _run(job, plan, folder, None)
-    return _report(job, plan, counts, started, None, was_done=False)
-
-
-def _plan(job: _Job, split: str, work: Path) -> tuple[Plan, Path]:
-    job.progress(Progress(split=split_name(split, job.limit), step="reading"))
-    with uncollected():
-        return make_plan(
-            job.spec,
-            job.opened,
-            split,
-            job.opened.splits[split](),
-            work=work,
-            seed=job.seed,
-            limit=job.limit,
-            max_shard_bytes=job.max_shard_bytes,
-            options=job.options,
-        )
-
-
-def _run(job: _Job, plan: Plan, folder: Path, out: Path | None) -> TaskCounts:
-    total = sum(shard.num_images for shard in plan.shards)
-
-    def report(num_images: int, num_bytes: int) -> None:
-        job.progress(
-            Progress(
-                split=plan.split,
-                step="converting",
-                done=num_images,
-                total=total,
-                num_bytes=num_bytes,
-            )
-        )
-
-    report(0, 0)
-    counts = TaskCounts()
-    indices = range(len(plan.shards))
-    for task in run_tasks(folder, indices, out, workers=job.workers, report=report):
-        counts.add(task)
-    counts.rejections = dict(sorted(counts.rejections.items()))
-    return counts
-
-
-def _committed(out: Path, dataset: str, split: str, plan_hash: str) -> DatasetInfo | None:
-    """Return the split's commit, if this very plan was finished before and no file is lost."""
-    if not commit_path(out, dataset, split).is_file():
-        return None
-    committed = load_dataset(out, dataset, split)
-    is_ours = committed.plan_hash == plan_hash
-    return committed if is_ours and is_whole(out, committed) else None
-
-
-def _report(
-    job: _Job,
-    plan: Plan,
-    counts: TaskCounts,
-    started: float,
-    committed: DatasetInfo | None,
-    *,
-    was_done: bool,
-) -> SplitReport:
-    # A limited split is stored under a name of its own, which nobody has published counts of.
-    official = job.opened.official.get(plan.split, OfficialCounts())
-    return SplitReport(
-        dataset=plan.dataset,
-        split=plan.split,
-        images_found=counts.images_found,
-        images_converted=counts.images_converted,
-        records_found=counts.records_found,
-        records_converted=counts.records_converted,
-        records_by_policy=counts.records_by_policy,
-        boxes_clipped=counts.boxes_clipped,
-        rejections=counts.rejections,
-        num_shards=len(plan.shards),
-        num_bytes=committed.tar_bytes if committed else 0,
-        seconds=time.monotonic() - started,
-        was_done=was_done,
-        merkle_root=committed.merkle_root if committed else None,
-        official_images=official.images,
-        official_records=official.records,
-    )
-
-
-def _check_faults(reports: list[SplitReport], max_rejects: float) -> None:
-    bad = [report for report in reports if report.fault_share > max_rejects]
-    if not bad:
-        return
-    worst = "; ".join(
-        f"{report.dataset} {report.split}: {report.faults:,} of {report.records_found:,} records"
-        f" ({report.fault_share:.1%})"
-        for report in bad
-    )
-    raise TooManyRejectsError(
-        f"lost more than {max_rejects:.1%} of the records to faults: {worst}",
-        hint='the rest is converted; `roikit query "select * from rejections"` lists them, '
-        "`--max-rejects` allows more",
-        reports=reports,
-    )
-
-
-def _check_counts(reports: list[SplitReport], strict: bool) -> None:
-    if not strict:
-        return
-    for report in reports:
-        if report.official_images is None and report.official_records is None:
-            log.warning(
-                "--strict: no published counts of %s %s are known here, nothing was compared",
-                report.dataset, report.split,
-            )  # fmt: skip
-    differences = [text for report in reports for text in report.count_differences]
-    if differences:
-        raise CountsDifferError(
-            f"counts differ from the published ones: {'; '.join(differences)}",
-            hint="are all files there, and of the release that docs/datasets.md names?",
-            reports=reports,
-        )
-
-
-@contextmanager
-def _only_one(lock: Path) -> Iterator[None]:
-    """Let one process at a time convert a split."""
-    with locked(lock, wait=False):
-        yield
-
-
-@contextmanager
-def _clear_disk_errors(out: Path) -> Iterator[None]:
-    """Say in one line what an error of the disk means."""
-    try:
-        yield
-    except OSError as error:
-        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        problem = "no space left on the disk" if is_full else error.strerror or str(error)
-        mend = "free some space" if is_full else "mend that"
-        raise RoikitError(
-            f"`{error.filename or out}`: {problem}",
-            hint=f"{mend} and run the same command again: finished shards are kept",
-        ) from error
+        planned = plan_split(job, opened, split, Path(work))
+        if planned is None:
+            committed = load_dataset(job.out, job.spec.name, split)
+            official = opened.official.get(split, OfficialCounts())
+            return report_done(committed, official, started=started)
+        plan = planned.plan
+        tasks = make_shards(job, planned, range(len(plan.shards)), None)
+        needed = expected_bytes(plan, planned.folder, job.out)
+    report = report_made(plan, add_counts(plan, tasks), None, started=started)
+    return replace(report, bytes_needed=needed, bytes_free=free_bytes(job.out))

@@ -18,7 +18,7 @@ from pipelines.registry import find_dataset
 from pipelines.rejections import reject
 from pipelines.source import unusable_picture
 from roikit import images
-from roikit.errors import CorruptSampleError, ValidationError
+from roikit.errors import CorruptSampleError, RoikitError, ValidationError
 from roikit.mentions import mentioned
 from roikit.sample import (
     SCHEMA_VERSION,
@@ -30,6 +30,7 @@ from roikit.sample import (
     validate_sample,
 )
 from shards.atomic import write_bytes
+from shards.commit import claimed_by, is_finished
 from shards.layout import sample_key, sidecar_path, tar_path
 from shards.sidecar import is_done, write_sidecar
 from shards.writer import write_shard
@@ -63,19 +64,21 @@ def run_task(plan_dir: Path, index: int, out: Path | None, tick: Tick) -> TaskCo
 
     Args:
         plan_dir: the plan's folder.
-        index: of the shard.
+        index: of the shard in the plan.
         out: root of the shards; None reads and checks everything and writes nothing.
         tick: told of progress.
 
     Raises:
+        RoikitError: a picture is not what the plan found, or another plan has taken the folder.
         OSError: the disk is full, or cannot be written.
     """
     plan = read_plan(plan_dir)
     spec = find_dataset(plan.name)
-    counts_path = plan_dir / f"{index:06d}.counts.json"
+    counts_path = _counts_path(plan_dir, index)
     if out is not None:
-        tar = tar_path(out, plan.dataset, plan.split, index)
-        sidecar = sidecar_path(out, plan.dataset, plan.split, index)
+        number = plan.shard_number(index)
+        tar = tar_path(out, plan.dataset, plan.split, number)
+        sidecar = sidecar_path(out, plan.dataset, plan.split, number)
         if counts_path.is_file() and is_done(tar, sidecar, plan.plan_hash):
             tick(plan.shards[index].num_images, plan.shards[index].num_bytes)
             return msgspec.json.decode(counts_path.read_bytes(), type=TaskCounts)
@@ -88,7 +91,7 @@ def run_task(plan_dir: Path, index: int, out: Path | None, tick: Tick) -> TaskCo
             pass
         rows = []
     else:
-        rows = write_shard(tar, entries)
+        rows = write_shard(tar, _while_ours(entries, out, plan))
     for rejection in rejections:
         counts.rejections[rejection.code] = counts.rejections.get(rejection.code, 0) + 1
     if out is not None:
@@ -103,6 +106,41 @@ def run_task(plan_dir: Path, index: int, out: Path | None, tick: Tick) -> TaskCo
             rejections=rejections,
         )
     return counts
+
+
+def read_counts(plan_dir: Path, index: int) -> TaskCounts:
+    """Read what a finished task noted."""
+    return msgspec.json.decode(_counts_path(plan_dir, index).read_bytes(), type=TaskCounts)
+
+
+def unfinished_tasks(plan: Plan, plan_dir: Path, out: Path) -> list[int]:
+    """Return the tasks that have yet to run, as far as footers and lengths show."""
+    return [
+        index
+        for index in range(len(plan.shards))
+        if not _counts_path(plan_dir, index).is_file()
+        or not is_finished(out, plan.dataset, plan.split, plan.shard_number(index), plan.plan_hash)
+    ]
+
+
+def _counts_path(plan_dir: Path, index: int) -> Path:
+    return plan_dir / f"{index:06d}.counts.json"
+
+
+def _while_ours(
+    entries: Iterator[tuple[Sample, bytes, str]], out: Path, plan: Plan
+) -> Iterator[tuple[Sample, bytes, str]]:
+    """Pass the entries on, and stop before the tar is put in place where it has no place any more.
+
+    A task of a job array may outlive its plan: its shard must not replace one of the next plan.
+    """
+    yield from entries
+    if claimed_by(out, plan.dataset, plan.split) != plan.plan_hash:
+        raise RoikitError(
+            f"{plan.dataset} {plan.split}: another plan has taken the place of the one this task"
+            " was begun for",
+            hint="nothing was replaced; run the tasks of the new plan",
+        )
 
 
 def _entries(
@@ -146,7 +184,7 @@ def _make(plan: Plan, spec: DatasetSpec, roots: ImageRoots, draft: Draft, key: s
     if draft.num_records == 0:
         message = f"`{draft.file}`: the files say nothing about it"
         return _Made(Built(rejections=[_about_image("E_IMAGE_UNANNOTATED", draft, message)]))
-    picture = _read_picture(draft, roots)
+    picture = _read_picture(draft, roots, decode=bool(plan.settings.get("decode_images")))
     if isinstance(picture, Rejection):
         return _Made(Built(rejections=[picture]))
     data, header = picture
@@ -184,8 +222,14 @@ def _make(plan: Plan, spec: DatasetSpec, roots: ImageRoots, draft: Draft, key: s
     return _Made(built, (sample, data, images.extension(header)))
 
 
-def _read_picture(draft: Draft, roots: ImageRoots) -> tuple[bytes, images.ImageHeader] | Rejection:
-    """Read a picture's bytes and check them as far as is cheap: header and end, no pixels."""
+def _read_picture(
+    draft: Draft, roots: ImageRoots, *, decode: bool
+) -> tuple[bytes, images.ImageHeader] | Rejection:
+    """Read a picture's bytes and check them as far as is cheap: header and end; pixels if asked.
+
+    Raises:
+        RoikitError: the file is not the one that the plan found.
+    """
     if not safe_name(draft.file):
         reason = "this path leaves the image folder"
         return unusable_picture("E_NAME_UNSAFE", draft, reason=reason)
@@ -195,10 +239,12 @@ def _read_picture(draft: Draft, roots: ImageRoots) -> tuple[bytes, images.ImageH
     try:
         data = (roots.folders[draft.root] / draft.file).read_bytes()
     except FileNotFoundError:
-        return unusable_picture("E_IMAGE_MISSING", draft, reason="gone since the plan was made")
+        raise _changed(draft, roots.folders[draft.root], "it is gone") from None
     except OSError as error:
         reason = f"cannot be read: {error.strerror}"
         return unusable_picture("E_IMAGE_UNREADABLE", draft, reason=reason)
+    if len(data) != draft.num_bytes:
+        raise _changed(draft, roots.folders[draft.root], f"it has {len(data):,}")
     try:
         header = images.read_header(data)
     except CorruptSampleError as error:
@@ -206,7 +252,22 @@ def _read_picture(draft: Draft, roots: ImageRoots) -> tuple[bytes, images.ImageH
     if not images.is_complete(data, header):
         reason = f"the {header.format.upper()} ends after {len(data):,} bytes without its end mark"
         return unusable_picture("E_IMAGE_TRUNCATED", draft, reason=reason)
+    if decode:
+        try:
+            images.decode_rgb(data)
+        except CorruptSampleError as error:
+            return unusable_picture("E_IMAGE_UNDECODABLE", draft, reason=str(error))
     return data, header
+
+
+def _changed(draft: Draft, folder: Path, found: str) -> RoikitError:
+    # Going on would give one plan's hash to two contents, and to leave the picture out, too.
+    return RoikitError(
+        f"`{folder / draft.file}`: had {draft.num_bytes:,} bytes when the plan was made,"
+        f" now {found}",
+        hint="once the source stays as it is, plan anew: the same command with `--overwrite`, or"
+        " with `--extend` if that was given",
+    )
 
 
 def _with_context_marked(built: Built) -> tuple[Region, ...]:

@@ -5,8 +5,12 @@ reader, or a rerun after `kill -9`, finds the old file, the new file or none, ne
 """
 
 import contextlib
+import datetime
+import errno
 import fcntl
 import os
+import secrets
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -14,14 +18,16 @@ from typing import BinaryIO
 from roikit.errors import UsageError
 
 _TEMPORARY = ".tmp-"
+_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a new file that takes `path`'s place when the block ends without an error.
 
-    The temporary file carries the process id, so that two processes that (wrongly) make the same
-    file do not write into each other's; it is removed on an error and left behind by `kill -9`.
+    The temporary file carries the process id and a random number, so that two processes that
+    (wrongly, or in a job array) make the same file do not write into each other's, on one machine
+    or two; it is removed on an error and left behind by `kill -9`.
     """
     temporary = temporary_path(path)
     try:
@@ -30,8 +36,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         put_in_place(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in _WRITING and error.filename is None:
+            error.filename = str(path)  # of a failed write the system does not say where
         raise
 
 
@@ -46,8 +54,9 @@ def start_writing_back(file: BinaryIO, offset: int, length: int) -> None:
 
 
 def temporary_path(path: Path) -> Path:
-    """Return the name that `path` is written under before it is renamed."""
-    return path.with_name(f".{path.name}{_TEMPORARY}{os.getpid()}")
+    """Return a new name that `path` may be written under before it is renamed."""
+    # In containers every process may have the same id.
+    return path.with_name(f".{path.name}{_TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}")
 
 
 def put_in_place(temporary: Path, path: Path) -> None:
@@ -75,18 +84,28 @@ def leftovers(folder: Path) -> list[Path]:
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold an exclusive lock on the file `path` (made when missing) against other processes.
 
-    The lock ends with the process that holds it, however it ends. The file itself stays.
+    The lock ends with the process that holds it, however it ends. The file itself stays, and
+    names who holds the lock while somebody does.
 
     Raises:
         UsageError: `wait` is false and somebody else holds the lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
+    with path.open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
+            file.seek(0)
+            holder = file.readline().strip()
             raise UsageError(
-                f"{path}: another process holds this lock",
+                f"{path}: another process holds this lock" + (f": {holder}" if holder else ""),
                 hint="wait for it to end, then run again",
             ) from error
-        yield
+        file.truncate(0)
+        since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {since}\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)

@@ -59,6 +59,8 @@ class ShardEntry(msgspec.Struct, frozen=True, kw_only=True):
     samples: int
     tar_bytes: int
     merkle_root: str
+    #: of the plan that made it, where that is not the commit's: the split was extended later
+    plan_hash: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class DatasetInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,6 +85,10 @@ class DatasetInfo(msgspec.Struct, frozen=True, kw_only=True):
     registration: str | None = None  #: form or agreement that the dataset asks for; None for none
     shards: list[ShardEntry]
 
+    def plan_hash_of(self, shard: ShardEntry) -> str:
+        """Return the hash of the plan that made one of the shards."""
+        return self.plan_hash if shard.plan_hash is msgspec.UNSET else shard.plan_hash
+
 
 def claim_split(
     root: Path | str, dataset: str, split: str, *, plan_hash: str, overwrite: bool = False
@@ -99,16 +105,39 @@ def claim_split(
     folder = split_dir(root, dataset, split)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / LOCK_NAME):
+        commit = folder / COMMIT_NAME
+        if commit.is_file() and (info := _read(commit)).plan_hash == plan_hash:
+            # What lies past the commit is an extension's that was begun and given up.
+            _make_ready_past(folder, info, plan_hash)
         other = _other_plan(folder, dataset, split, plan_hash)
         if other is not None:
             if not overwrite:
                 raise UsageError(
                     f"{folder}: {other}",
-                    hint="choose another --out, or give --overwrite to replace these shards",
+                    hint="choose another `--out`; `--overwrite` replaces these shards, `--extend`"
+                    " adds to them what is new",
                 )
             _clear(folder, dataset, split)
         write_bytes(folder / PLAN_MARK_NAME, plan_hash.encode())
     return folder
+
+
+def claim_extension(root: Path | str, base: DatasetInfo, *, plan_hash: str) -> Path:
+    """Make a committed split's folder ready for a plan's further shards and return it.
+
+    The commit and its shards stay. Shards past them stay where they are this plan's; those of
+    another extension, which never came to its commit, are removed.
+    """
+    folder = split_dir(root, base.dataset, base.split)
+    with locked(folder / LOCK_NAME):
+        _make_ready_past(folder, base, plan_hash)
+    return folder
+
+
+def claimed_by(root: Path | str, dataset: str, split: str) -> str | None:
+    """Return the hash of the plan that a split's folder was last claimed for, if it was."""
+    mark = split_dir(root, dataset, split) / PLAN_MARK_NAME
+    return mark.read_text() if mark.is_file() else None
 
 
 def commit_dataset(
@@ -123,6 +152,7 @@ def commit_dataset(
     run: RunInfo | None = None,
     licence: str | None = None,
     registration: str | None = None,
+    base: DatasetInfo | None = None,
 ) -> DatasetInfo:
     """Build the index, write `dataset.json`, and return what stands in it.
 
@@ -134,19 +164,25 @@ def commit_dataset(
         dataset: the dataset's name.
         split: the split's name.
         num_shards: how many shards the plan has; shards 0 to num_shards - 1 must be finished.
-        plan_hash: the plan's; every sidecar must carry it.
+        plan_hash: the plan's; every sidecar past the base's must carry it.
         settings: whatever the conversion depended on, JSON-encodable.
         source_files: what the plan read.
         run: how and when this was made.
         licence: of annotations and pictures.
         registration: form or agreement that the dataset asks for.
+        base: the commit that this one extends: its shards are the first ones and stay as they are.
 
     Raises:
         RoikitError: a shard is missing or of another plan.
     """
     folder = split_dir(root, dataset, split)
     with locked(folder / LOCK_NAME):
-        infos = [_finished(folder, dataset, split, i, plan_hash) for i in range(num_shards)]
+        hashes = [base.plan_hash_of(shard) for shard in base.shards] if base else []
+        hashes += [plan_hash] * (num_shards - len(hashes))
+        infos = _all_finished(folder, dataset, split, hashes)
+        for shard, info in zip(base.shards if base else (), infos, strict=False):
+            if shard.merkle_root != info.merkle_root:
+                raise RoikitError(f"{folder / shard.stem}: is not the shard that was committed")
         _remove_strays(folder, dataset, split, num_shards)
         merkle_root = merkle.root([merkle.leaf(info.stem, info.merkle_root) for info in infos])
         build_index(folder, num_shards, dataset=dataset, split=split, merkle_root=merkle_root)
@@ -174,6 +210,7 @@ def commit_dataset(
                     samples=info.samples,
                     tar_bytes=info.tar_bytes,
                     merkle_root=info.merkle_root,
+                    plan_hash=info.plan_hash if info.plan_hash != plan_hash else msgspec.UNSET,
                 )
                 for info in infos
             ],
@@ -189,12 +226,11 @@ def is_whole(root: Path | str, info: DatasetInfo) -> bool:
     What a rerun asks before it calls a split done. `roikit verify` reads every byte.
     """
     folder = split_dir(root, info.dataset, info.split)
-    paths = [folder / shard.stem for shard in info.shards]
-    if not all(
-        is_done(path.with_suffix(".tar"), path.with_suffix(".parquet"), info.plan_hash)
-        for path in paths
-    ):
-        return False
+    for shard in info.shards:
+        path = folder / shard.stem
+        plan_hash = info.plan_hash_of(shard)
+        if not is_done(path.with_suffix(".tar"), path.with_suffix(".parquet"), plan_hash):
+            return False
     try:
         open_index(root, info.dataset, info.split, info.merkle_root)
     except RoikitError:
@@ -257,6 +293,42 @@ def _read(path: Path) -> DatasetInfo:
             hint="convert the dataset again with this version of roikit",
         )
     return info
+
+
+def is_finished(root: Path | str, dataset: str, split: str, index: int, plan_hash: str) -> bool:
+    """Say whether shard `index` is there, of this plan, and as long as its sidecar says."""
+    try:
+        _finished(split_dir(root, dataset, split), dataset, split, index, plan_hash)
+    except RoikitError:
+        return False
+    return True
+
+
+def _all_finished(
+    folder: Path, dataset: str, split: str, plan_hashes: Sequence[str]
+) -> list[ShardInfo]:
+    infos: list[ShardInfo] = []
+    errors: list[RoikitError] = []
+    for index, plan_hash in enumerate(plan_hashes):
+        try:
+            infos.append(_finished(folder, dataset, split, index, plan_hash))
+        except RoikitError as error:
+            errors.append(error)
+    if errors:
+        more = f" (and {len(errors) - 1:,} more of {len(plan_hashes):,})" if errors[1:] else ""
+        raise RoikitError(f"{errors[0]}{more}", hint=errors[0].hint) from errors[0]
+    return infos
+
+
+def _make_ready_past(folder: Path, base: DatasetInfo, plan_hash: str) -> None:
+    mark = folder / PLAN_MARK_NAME
+    if mark.is_file() and mark.read_text() == plan_hash:
+        return
+    committed = {shard.stem for shard in base.shards}
+    paths = [p for p in _shard_files(folder, base.dataset, base.split) if p.stem not in committed]
+    for path in [*paths, *leftovers(folder)]:
+        path.unlink(missing_ok=True)
+    write_bytes(mark, plan_hash.encode())
 
 
 def _finished(folder: Path, dataset: str, split: str, index: int, plan_hash: str) -> ShardInfo:

@@ -153,7 +153,7 @@ def _check_shard(folder: Path, info: DatasetInfo, entry: ShardEntry) -> list[Pro
         message = str(error).removeprefix(f"{sidecar_path}: ")
         return [Problem(path=sidecar_path, message=message)]
     problems: list[Problem] = []
-    if shard_info.plan_hash != info.plan_hash:
+    if shard_info.plan_hash != info.plan_hash_of(entry):
         problems.append(Problem(path=sidecar_path, message="is of another plan than the commit"))
     if shard_info.merkle_root != entry.merkle_root or len(rows) != entry.samples:
         problems.append(Problem(path=sidecar_path, message="is not the one that was committed"))

@@ -6,7 +6,8 @@ import pytest
 
 from pipelines.draft import SourceOptions
 from pipelines.phrasing import wordings
-from pipelines.run import CountsDifferError, convert
+from pipelines.reports import CountsDifferError
+from pipelines.run import convert
 from roikit.errors import UsageError
 from roikit.mentions import plain
 

@@ -16,7 +16,8 @@ from pipelines.full_scale_lvis import FREQUENCIES, LvisSplit, write_lvis
 from pipelines.full_scale_vcr import VcrSplit, write_vcr
 from pipelines.full_scale_visual_genome import COUNTS, VgCounts, write_visual_genome
 from pipelines.registry import DATASETS
-from pipelines.run import SplitReport, convert
+from pipelines.reports import SplitReport
+from pipelines.run import convert
 from roikit.errors import RoikitError, UsageError
 
 COCO = (

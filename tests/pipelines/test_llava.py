@@ -8,7 +8,8 @@ import pytest
 
 from pipelines.detections_table import DetectedBox, write_detections
 from pipelines.draft import SourceOptions
-from pipelines.run import SplitReport, convert
+from pipelines.reports import SplitReport
+from pipelines.run import convert
 from roikit.errors import UsageError
 from roikit.mentions import plain
 from roikit.sample import Conversation

@@ -36,7 +36,8 @@ from pipelines.miniature_scene import (
 )
 from pipelines.miniature_statements import SUPERLATIVES
 from pipelines.registry import DATASETS as REGISTERED
-from pipelines.run import SplitReport, convert
+from pipelines.reports import SplitReport
+from pipelines.run import convert
 from roikit.errors import UsageError
 from roikit.mentions import mentioned
 from roikit.sample import Sample

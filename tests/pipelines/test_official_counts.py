@@ -10,7 +10,8 @@ import pytest
 from pipelines import lvis, paco
 from pipelines.draft import SourceOptions
 from pipelines.registry import DATASETS
-from pipelines.run import CountsDifferError, convert
+from pipelines.reports import CountsDifferError
+from pipelines.run import convert
 
 Counts = dict[str, tuple[int | None, int | None]]
 

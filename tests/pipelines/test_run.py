@@ -16,7 +16,8 @@ import pytest
 
 from pipelines import engines, task
 from pipelines.registry import DATASETS
-from pipelines.run import Progress, TooManyRejectsError, convert
+from pipelines.reports import Progress, TooManyRejectsError
+from pipelines.run import convert
 from roikit.errors import RoikitError, UsageError
 from shards.layout import commit_path, manifest_path, split_dir
 
@@ -108,7 +109,7 @@ def test_a_finished_task_is_skipped_and_a_damaged_one_made_again(
     coco_tree: WriteTree, tmp_path: Path, shards: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     coco_tree(tmp_path / "source", 12)
-    monkeypatch.setattr("pipelines.run.commit_dataset", _interrupt)
+    monkeypatch.setattr("pipelines.split.commit_dataset", _interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "source", shards.root)
     monkeypatch.undo()
@@ -256,7 +257,7 @@ def test_sigterm_ends_the_command_with_143_and_leaves_no_worker(
     coco_tree(tmp_path / "source", 12)
     script = tmp_path / "child.py"
     waiting = (
-        "import os, signal\nimport pipelines.run as r\n"
+        "import os, signal\nimport pipelines.split as r\n"
         "r.commit_dataset = lambda *a, **k: os.kill(os.getpid(), signal.SIGTERM)\n"
     )
     script.write_text(CHILD.replace("if __name__", waiting + "if __name__"))
@@ -282,7 +283,7 @@ def test_an_interrupt_leaves_no_half_written_file(
         (folder / ".coco-val-000000.tar.tmp-99").write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipelines.run.run_tasks", interrupt)
+    monkeypatch.setattr("pipelines.split.run_tasks", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "source", shards.root)
     assert not list(folder.glob(".*tmp*"))

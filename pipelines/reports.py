@@ -1,0 +1,148 @@
+"""What a conversion tells: how far it is, what became of each split, and what is wrong with it."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from roikit.errors import ChecksFailedError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """How far a conversion has come."""
+
+    split: str
+    step: str  #: "reading" (no figures yet), "converting", "committing"
+    done: int = 0  #: images
+    total: int | None = None  #: images
+    num_bytes: int = 0  #: of pictures read
+
+
+ProgressCall = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SplitReport:
+    """What became of one split."""
+
+    dataset: str
+    split: str
+    images_found: int
+    images_converted: int
+    records_found: int  #: boxes, captions, regions or questions
+    records_converted: int
+    records_by_policy: int  #: left out on purpose (crowds)
+    boxes_clipped: int  #: boxes that overshot the picture and were cut to it
+    rejections: dict[str, int]  #: by code; an unusable picture is one, with all its records
+    num_shards: int
+    num_bytes: int  #: of the tars; 0 on a dry run
+    seconds: float
+    was_done: bool  #: it had been converted before, and nothing was written
+    merkle_root: str | None  #: names the content; None on a dry run
+    official_images: int | None = None  #: as published; None where that is not known or `limit` cut
+    official_records: int | None = None
+    images_added: int = 0  #: by an extension
+    bytes_needed: int = 0  #: about what the shards still need on the disk; dry runs only
+    bytes_free: int = 0  #: there; dry runs only
+
+    @property
+    def count_differences(self) -> list[str]:
+        """How the counts found differ from the published ones; empty where they agree."""
+        pairs = (
+            ("images", self.images_found, self.official_images),
+            ("records", self.records_found, self.official_records),
+        )
+        return [
+            f"{self.dataset} {self.split}: {found:,} {what}, published {official:,}"
+            f" ({found - official:+,})"
+            for what, found, official in pairs
+            if official is not None and found != official
+        ]
+
+    @property
+    def faults(self) -> int:
+        """Records lost because something is wrong with them or with their picture."""
+        return self.records_found - self.records_converted - self.records_by_policy
+
+    @property
+    def fault_share(self) -> float:
+        """Faults as a share of the records found; 0 where there is none."""
+        return self.faults / self.records_found if self.records_found else 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepReport:
+    """Where one split stands after its plan, or after a share of its tasks."""
+
+    dataset: str
+    split: str
+    step: str  #: "plan" or "tasks"
+    images: int  #: in the plan
+    tasks: int  #: in the plan; each makes a shard
+    tasks_here: int  #: finished by this run, or found finished by it
+    unfinished: list[int]  #: tasks that have yet to run; others may be at them
+    bytes_needed: int  #: about what they will write
+    seconds: float
+    was_done: bool  #: the split is committed: there is nothing left to do
+    next_command: str | None  #: what to run then; None where there is nothing, or it is not known
+
+
+class FailedConversionError(ChecksFailedError):
+    """A split is committed, but is not as the user demanded."""
+
+    def __init__(self, message: str, *, hint: str, reports: list[SplitReport]) -> None:
+        super().__init__(message, hint=hint)
+        self.reports = reports
+
+
+class TooManyRejectsError(FailedConversionError):
+    """A split lost more records to faults than allowed."""
+
+
+class CountsDifferError(FailedConversionError):
+    """A split holds another number of images or records than was published."""
+
+
+def check_faults(reports: list[SplitReport], max_rejects: float) -> None:
+    """Fail where more than a share of `max_rejects` of a split's records was lost to faults.
+
+    Raises:
+        TooManyRejectsError: it was; it carries all reports.
+    """
+    bad = [report for report in reports if report.fault_share > max_rejects]
+    if not bad:
+        return
+    worst = "; ".join(
+        f"{report.dataset} {report.split}: {report.faults:,} of {report.records_found:,} records"
+        f" ({report.fault_share:.1%})"
+        for report in bad
+    )
+    raise TooManyRejectsError(
+        f"lost more than {max_rejects:.1%} of the records to faults: {worst}",
+        hint='the rest is converted; `roikit query "select * from rejections"` lists them, '
+        "`--max-rejects` allows more",
+        reports=reports,
+    )
+
+
+def check_counts(reports: list[SplitReport]) -> None:
+    """Fail where a split's counts differ from the published ones; say so where none are known.
+
+    Raises:
+        CountsDifferError: they differ; it carries all reports.
+    """
+    for report in reports:
+        if report.official_images is None and report.official_records is None:
+            log.warning(
+                "--strict: no published counts of %s %s are known here, nothing was compared",
+                report.dataset, report.split,
+            )  # fmt: skip
+    differences = [text for report in reports for text in report.count_differences]
+    if differences:
+        raise CountsDifferError(
+            f"counts differ from the published ones: {'; '.join(differences)}",
+            hint="are all files there, and of the release that docs/datasets.md names?",
+            reports=reports,
+        )

@@ -1,0 +1,305 @@
+"""One split of a conversion: plan it, make its shards, commit it.
+
+What `run.py` does one after the other in one process, and `steps.py` in many.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+import roikit
+from pipelines.draft import OfficialCounts, OpenSource
+from pipelines.engines import run_tasks
+from pipelines.extend import find_addition
+from pipelines.job import Job
+from pipelines.known import drop_older, keep_known
+from pipelines.plan import (
+    PLAN_DIR,
+    Plan,
+    make_plan,
+    plan_settings,
+    remove_plans,
+    split_name,
+    uncollected,
+)
+from pipelines.reports import Progress, SplitReport
+from pipelines.space import check_space
+from pipelines.task import TaskCounts
+from roikit.errors import RoikitError
+from shards import manifest
+from shards.atomic import locked
+from shards.commit import (
+    DatasetInfo,
+    RunInfo,
+    claim_extension,
+    claim_split,
+    commit_dataset,
+    is_whole,
+    load_dataset,
+)
+from shards.layout import commit_path, split_prefix
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedSplit:
+    """A plan, and the folder that holds it."""
+
+    plan: Plan
+    folder: Path
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the source has nothing of this split."""
+        return not self.plan.num_images and not self.plan.num_stray_records
+
+
+@contextmanager
+def only_one(job: Job, stored: str) -> Iterator[None]:
+    """Let one process at a time plan or commit a split.
+
+    Raises:
+        UsageError: another one does; it is named.
+    """
+    with locked(work_dir(job) / f"{split_prefix(job.spec.name, stored)}.lock", wait=False):
+        yield
+
+
+def work_dir(job: Job) -> Path:
+    """Return where plans and their locks lie."""
+    return job.out / PLAN_DIR
+
+
+def settings_of(job: Job, split: str) -> dict[str, Any]:
+    """Return what the shards' content depends on beside the source."""
+    return plan_settings(
+        job.spec,
+        split,
+        seed=job.seed,
+        limit=job.limit,
+        max_shard_bytes=job.max_shard_bytes,
+        options=job.options,
+        decode_images=job.decode_images,
+    )
+
+
+def plan_split(job: Job, opened: OpenSource, split: str, work: Path) -> PlannedSplit | None:
+    """Read a split and plan it, or what is new in it.
+
+    Returns:
+        The plan; None where a committed split is to be extended and there is nothing new.
+    """
+    stored = split_name(split, job.limit)
+    job.progress(Progress(split=stored, step="reading"))
+    began_ns = time.time_ns()
+    with uncollected():
+        records = opened.splits[split]()
+        addition = None
+        if job.extend and commit_path(job.out, job.spec.name, stored).is_file():
+            info = load_dataset(job.out, job.spec.name, stored)
+            addition = find_addition(job.out, info, records, settings_of(job, split))
+            if addition.is_empty:
+                return None
+        plan, folder = make_plan(
+            job.spec,
+            opened,
+            split,
+            addition.records if addition else records,
+            work=work,
+            seed=job.seed,
+            limit=job.limit,
+            max_shard_bytes=job.max_shard_bytes,
+            options=job.options,
+            decode_images=job.decode_images,
+            base=addition.base if addition else None,
+            known=addition.known if addition else None,
+        )
+    for path, mtime_ns in plan.source_stamps:
+        if began_ns < mtime_ns <= time.time_ns():
+            raise RoikitError(
+                f"`{path}`: changed while it was read",
+                hint="wait until it is whole, and run the same command again",
+            )
+    return PlannedSplit(plan=plan, folder=folder)
+
+
+def claim(job: Job, planned: PlannedSplit) -> None:
+    """Make the split's folder ready for the plan's shards, if there is room for them."""
+    plan = planned.plan
+    check_space(plan, planned.folder, job.out)
+    if plan.base is None:
+        claim_split(
+            job.out, plan.dataset, plan.split, plan_hash=plan.plan_hash, overwrite=job.overwrite
+        )
+    else:
+        claim_extension(job.out, _base_of(job, plan), plan_hash=plan.plan_hash)
+
+
+def make_shards(
+    job: Job, planned: PlannedSplit, indices: Sequence[int], out: Path | None
+) -> list[TaskCounts]:
+    """Run the tasks `indices`; without `out` they check and write nothing."""
+    plan = planned.plan
+    total = sum(plan.shards[index].num_images for index in indices)
+
+    def report(num_images: int, num_bytes: int) -> None:
+        job.progress(
+            Progress(
+                split=plan.split,
+                step="converting",
+                done=num_images,
+                total=total,
+                num_bytes=num_bytes,
+            )
+        )
+
+    report(0, 0)
+    return run_tasks(
+        planned.folder, indices, out, workers=job.workers, report=report, engine=job.engine
+    )
+
+
+def commit_split(
+    job: Job, planned: PlannedSplit, counts: TaskCounts, *, run: RunInfo
+) -> DatasetInfo:
+    """Declare a plan's finished shards a dataset, and bring the manifest up to date."""
+    plan, out = planned.plan, job.out
+    job.progress(Progress(split=plan.split, step="committing"))
+    base = _base_of(job, plan) if plan.base else None
+    keep_known(planned.folder, out, plan.dataset, plan.split, plan.plan_hash)
+    committed = commit_dataset(
+        out,
+        plan.dataset,
+        plan.split,
+        num_shards=plan.shard_number(len(plan.shards)),
+        plan_hash=plan.plan_hash,
+        settings=plan.settings | {"counts": msgspec.to_builtins(counts)},
+        source_files=plan.source_files,
+        run=run,
+        base=base,
+        licence=str(job.spec.licence),
+        registration=job.spec.registration,
+    )
+    clean_up(job, committed)
+    return committed
+
+
+def clean_up(job: Job, committed: DatasetInfo) -> None:
+    """Do what follows a commit; the run that made it may have ended before it came to that."""
+    manifest.update(job.out, committed.dataset, committed.split)
+    drop_older(job.out, committed.dataset, committed.split, committed.plan_hash)
+    remove_plans(work_dir(job), committed.dataset, committed.split)
+
+
+def find_commit(job: Job, plan: Plan) -> DatasetInfo | None:
+    """Return the split's commit, if this very plan was finished before and no file is lost."""
+    if not commit_path(job.out, plan.dataset, plan.split).is_file():
+        return None
+    committed = load_dataset(job.out, plan.dataset, plan.split)
+    is_ours = committed.plan_hash == plan.plan_hash
+    return committed if is_ours and is_whole(job.out, committed) else None
+
+
+def add_counts(plan: Plan, tasks: Sequence[TaskCounts]) -> TaskCounts:
+    """Return what became of a split's images and records, those of an extension's base included."""
+    counts = msgspec.convert(plan.base.counts, TaskCounts) if plan.base else TaskCounts()
+    counts.rejections = dict(counts.rejections)
+    for task in tasks:
+        counts.add(task)
+    counts.rejections = dict(sorted(counts.rejections.items()))
+    return counts
+
+
+def run_info(job: Job, *, started: str, seconds: float, engine: str, workers: int) -> RunInfo:
+    """Say how a split was made."""
+    return RunInfo(
+        roikit=roikit.__version__,
+        started=started,
+        seconds=round(seconds, 3),
+        workers=workers,
+        engine=engine,
+        command=job.command,
+    )
+
+
+def report_split(
+    dataset: str,
+    split: str,
+    counts: TaskCounts,
+    *,
+    num_shards: int,
+    official: OfficialCounts,
+    committed: DatasetInfo | None,
+    started: float,
+    was_done: bool = False,
+    images_added: int = 0,
+) -> SplitReport:
+    """Say what became of a split; `started` is a `time.monotonic()`."""
+    return SplitReport(
+        dataset=dataset,
+        split=split,
+        images_found=counts.images_found,
+        images_converted=counts.images_converted,
+        records_found=counts.records_found,
+        records_converted=counts.records_converted,
+        records_by_policy=counts.records_by_policy,
+        boxes_clipped=counts.boxes_clipped,
+        rejections=counts.rejections,
+        num_shards=num_shards,
+        num_bytes=committed.tar_bytes if committed else 0,
+        seconds=time.monotonic() - started,
+        was_done=was_done,
+        merkle_root=committed.merkle_root if committed else None,
+        official_images=official.images,
+        official_records=official.records,
+        images_added=images_added,
+    )
+
+
+def report_done(committed: DatasetInfo, official: OfficialCounts, *, started: float) -> SplitReport:
+    """Say what a committed split holds that there was nothing to do for."""
+    return report_split(
+        committed.dataset,
+        committed.split,
+        msgspec.convert(committed.settings["counts"], TaskCounts),
+        num_shards=len(committed.shards),
+        official=official,
+        committed=committed,
+        started=started,
+        was_done=True,
+    )
+
+
+def report_made(
+    plan: Plan, counts: TaskCounts, committed: DatasetInfo | None, *, started: float
+) -> SplitReport:
+    """Say what became of a planned split; without a commit nothing was written."""
+    return report_split(
+        plan.dataset,
+        plan.split,
+        counts,
+        num_shards=plan.shard_number(len(plan.shards)),
+        official=plan.official,
+        committed=committed,
+        started=started,
+        images_added=plan.num_images if plan.base else 0,
+    )
+
+
+def _base_of(job: Job, plan: Plan) -> DatasetInfo:
+    """Return the commit that an extension's plan adds to.
+
+    Raises:
+        RoikitError: it is not the one that the plan was made for.
+    """
+    info = load_dataset(job.out, plan.dataset, plan.split)
+    if plan.base is None or info.plan_hash != plan.base.plan_hash:
+        raise RoikitError(
+            f"{plan.dataset} {plan.split}: the commit that this plan adds to has been replaced",
+            hint="plan it again",
+        )
+    return info
