@@ -51,6 +51,7 @@ def miniature(
     Example: roikit miniature data/miniature --images 2000 --seed 0
 
     The trees of coco, vg and vcr alone: roikit miniature data/miniature --datasets coco,vg,vcr
+
     As many records as the official files hold: roikit miniature data/full --scale full
     """
     names = None if datasets is None else [name.strip() for name in datasets.split(",")]

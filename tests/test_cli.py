@@ -520,11 +520,11 @@ def test_training_evaluation_and_chat_follow_each_other(
     assert said["question"] == "What is region1?" and isinstance(said["answer"], str)
 
 
-@pytest.mark.parametrize("option", ["--images", "--workers"])
-def test_what_full_scale_has_no_use_for_is_refused(option: str, tmp_path: Path) -> None:
-    done = roikit("miniature", "full", "--scale", "full", option, "99", cwd=tmp_path)
+@pytest.mark.parametrize("option", [("--images", "99"), ("--workers", "2"), ("--faults",)])
+def test_what_full_scale_has_no_use_for_is_refused(option: tuple[str, ...], tmp_path: Path) -> None:
+    done = roikit("miniature", "full", "--scale", "full", *option, cwd=tmp_path)
     assert done.returncode == 2
-    assert f"{option}: `--scale full` has no use for it" in done.stderr
+    assert f"{option[0]}: `--scale full` has no use for it" in done.stderr
     assert not list(tmp_path.iterdir())
 
 
