@@ -409,6 +409,7 @@ def test_pictures_are_listed_without_them_and_left_out_of_training(
     assert said.err.startswith("not kept clean, since neither converted nor listed: lvis@val")
 
 
+@pytest.mark.slow
 def test_a_run_freezes_what_it_leaves_out_and_refuses_another_list(
     at_home: Path,
     tmp_path: Path,
