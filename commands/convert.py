@@ -5,7 +5,6 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,11 +23,11 @@ def convert(
         str, typer.Argument(help="The dataset; `roikit datasets` lists them.", show_default=False)
     ],
     source: Annotated[
-        Path | None,
-        typer.Argument(help="Folder of the official files.", show_default="data/NAME"),
+        str | None,
+        typer.Argument(help="Folder or URL of the official files.", show_default="data/NAME"),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the shards.", show_default="data/shards")
+        str | None, typer.Option(help="Folder or URL of the shards.", show_default="data/shards")
     ] = None,
     split: Annotated[
         list[str] | None,
@@ -37,19 +36,21 @@ def convert(
         ),
     ] = None,
     images: Annotated[
-        list[Path] | None,
-        typer.Option(help="Further folder that pictures lie in; may be given several times."),
+        list[str] | None,
+        typer.Option(
+            help="Further folder or URL that pictures lie in; may be given several times."
+        ),
     ] = None,
     split_by: Annotated[
         str | None,
         typer.Option(help="Whose splits, where several lie side by side: unc, umd or google."),
     ] = None,
     split_file: Annotated[
-        Path | None, typer.Option(help="File that lists the pictures of each split.")
+        str | None, typer.Option(help="File that lists the pictures of each split.")
     ] = None,
-    detections: Annotated[Path | None, typer.Option(help="File of detected boxes.")] = None,
+    detections: Annotated[str | None, typer.Option(help="File of detected boxes.")] = None,
     categories: Annotated[
-        Path | None,
+        str | None,
         typer.Option(help="Annotation file that names the detected classes, e.g. LVIS's."),
     ] = None,
     masks: Annotated[
@@ -90,17 +91,33 @@ def convert(
 
     Bad records are rejected, counted and kept in the manifest with their place; the rest is
     converted. Interrupt it as you like: the same command goes on, and gives the same bytes.
+    Sources, pictures and shards may lie behind URLs, such as s3://bucket/vcr (docs/remote.md).
 
     Example: roikit convert vcr data/vcr --split val --limit 1000
     """
     from pipelines import run, terms
     from pipelines.draft import SourceOptions
+    from pipelines.places import brought_here
+    from pipelines.registry import find_dataset
     from roikit import render
+    from roikit.remote import place
 
-    out = out if out is not None else paths.shards_dir()
-    notice = terms.notice(name, out)
+    find_dataset(name)  # before anything is fetched for it
+    workers = workers or os.cpu_count() or 1
     failed: run.FailedConversionError | None = None
-    with render.progress(name, "pictures") as bar:
+    with (
+        render.progress(name, "pictures") as bar,
+        brought_here(
+            place(source) if source is not None else paths.source_dir(name),
+            place(out) if out is not None else paths.shards_dir(),
+            [place(root) for root in images or ()],
+            below=paths.remote_dir(),
+            workers=workers,
+            dry_run=dry_run,
+            tell=lambda done, total: bar(done, total, f"{name}: fetching annotation files"),
+        ) as here,
+    ):
+        notice = terms.notice(name, here.out)
 
         def show(progress: run.Progress) -> None:
             while notice:  # shown when the source is found sound enough to start
@@ -110,21 +127,21 @@ def convert(
         try:
             reports = run.convert(
                 name,
-                source if source is not None else paths.source_dir(name),
-                out,
+                here.source,
+                here.out,
                 splits=split or None,
-                image_roots=images or (),
+                image_roots=here.image_roots,
                 options=SourceOptions(
                     split_by=split_by,
-                    split_file=split_file,
-                    detections=detections,
-                    categories=categories,
+                    split_file=here.file(split_file and place(split_file)),
+                    detections=here.file(detections and place(detections)),
+                    categories=here.file(categories and place(categories)),
                     masks=masks,
                     faithful=faithful,
                 ),
                 limit=limit,
                 seed=seed,
-                workers=workers or os.cpu_count() or 1,
+                workers=workers,
                 strict=strict,
                 overwrite=overwrite,
                 dry_run=dry_run,
@@ -134,6 +151,8 @@ def convert(
             )
         except run.FailedConversionError as error:  # committed all the same: say what there is
             reports, failed = error.reports, error
+    if here.out in here.urls and not dry_run:
+        render.note(f"manifest and sidecars of {here.urls[here.out]}: {here.out}")
     if as_json:
         render.document(reports)
     else:

@@ -19,6 +19,7 @@ import msgspec
 
 from pipelines import phrasing
 from pipelines.draft import DatasetSpec, Draft, OpenSource, SourceOptions, SplitRecords
+from pipelines.remote_source import RemoteFolder, as_given
 from roikit.sample import SCHEMA_VERSION, Rejection
 from shards.atomic import write_bytes
 from shards.commit import SourceFile
@@ -135,7 +136,9 @@ def make_plan(
         converter=spec.converter,
         phrasing=wordings,
         seed=seed,
-        roots=[str(root.resolve()) for root in opened.roots.folders],
+        roots=[
+            r.url if isinstance(r, RemoteFolder) else str(r.resolve()) for r in opened.roots.folders
+        ],
         shards=shards,
         num_stray_records=len(strays),
         settings=settings,
@@ -225,7 +228,7 @@ def _plan_hash(
 
 
 def _source_file(path: Path, source: Path) -> SourceFile:
-    name = path.relative_to(source).as_posix() if path.is_relative_to(source) else str(path)
+    name = path.relative_to(source).as_posix() if path.is_relative_to(source) else as_given(path)
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return SourceFile(path=name, bytes=path.stat().st_size, sha256=sha256)

@@ -11,7 +11,7 @@ import errno
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,9 @@ from pipelines.plan import PLAN_DIR, Plan, make_plan, remove_plans, split_name, 
 from pipelines.registry import find_dataset
 from pipelines.task import TaskCounts
 from roikit.errors import ChecksFailedError, RoikitError, UsageError
+from roikit.remote import without_secrets
 from shards import manifest
+from shards import remote as store
 from shards.atomic import leftovers, locked
 from shards.commit import (
     DatasetInfo,
@@ -277,9 +279,11 @@ def _convert_split(job: _Job, split: str) -> SplitReport:
             log.info("%s: split `%s` holds no image", dataset, split)
             remove_plans(work, dataset, stored)
             return _report(job, plan, TaskCounts(), started, None, was_done=False)
-        claim_split(job.out, dataset, stored, plan_hash=plan.plan_hash, overwrite=job.overwrite)
+        claim = store.claim if store.url_of(job.out) else claim_split
+        claim(job.out, dataset, stored, plan_hash=plan.plan_hash, overwrite=job.overwrite)
         committed = _committed(job.out, dataset, stored, plan.plan_hash)
         if committed is not None:
+            _tidy_store(job.out, dataset, stored)
             manifest.update(job.out, dataset, stored)  # the last run may have ended before it
             remove_plans(work, dataset, stored)
             counts = msgspec.convert(committed.settings["counts"], TaskCounts)
@@ -305,11 +309,15 @@ def _convert_split(job: _Job, split: str) -> SplitReport:
                 started=stamp,
                 seconds=round(time.monotonic() - started, 3),
                 workers=job.workers,
-                command=job.command,
+                command=job.command and without_secrets(job.command),
             ),
             licence=str(job.spec.licence),
             registration=job.spec.registration,
+            tar_lengths=_tar_lengths(job.out, dataset, stored),
         )
+        if store.url_of(job.out):
+            store.put_commit(job.out, dataset, stored)
+        _tidy_store(job.out, dataset, stored)
         manifest.update(job.out, dataset, stored)
         remove_plans(work, dataset, stored)
     return _report(job, plan, counts, started, committed, was_done=False)
@@ -369,7 +377,18 @@ def _committed(out: Path, dataset: str, split: str, plan_hash: str) -> DatasetIn
         return None
     committed = load_dataset(out, dataset, split)
     is_ours = committed.plan_hash == plan_hash
-    return committed if is_ours and is_whole(out, committed) else None
+    lengths = _tar_lengths(out, dataset, split)
+    return committed if is_ours and is_whole(out, committed, lengths) else None
+
+
+def _tar_lengths(out: Path, dataset: str, split: str) -> Mapping[str, int] | None:
+    """Return the tars' lengths where they lie behind a URL; None where they lie in `out`."""
+    return store.tar_lengths(out, dataset, split) if store.url_of(out) else None
+
+
+def _tidy_store(out: Path, dataset: str, split: str) -> None:
+    if store.url_of(out):
+        store.tidy(out, dataset, split)
 
 
 def _report(

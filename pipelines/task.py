@@ -5,13 +5,15 @@ The tar is put in place by a rename, then the sidecar; a finished shard is recog
 """
 
 import hashlib
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from pipelines.draft import Built, DatasetSpec, Draft, Picture
-from pipelines.images import ImageRoots, safe_name
+from pipelines.images import ImageRoots, planned_roots, safe_name
 from pipelines.phrasing import Phraser
 from pipelines.plan import Plan, ShardDraft, read_draft, read_plan
 from pipelines.registry import find_dataset
@@ -29,8 +31,9 @@ from roikit.sample import (
     Sample,
     validate_sample,
 )
+from shards import remote as store
 from shards.atomic import write_bytes
-from shards.layout import sample_key, sidecar_path, tar_path
+from shards.layout import sample_key, sidecar_path, split_dir, tar_path
 from shards.sidecar import is_done, write_sidecar
 from shards.writer import write_shard
 
@@ -69,10 +72,13 @@ def run_task(plan_dir: Path, index: int, out: Path | None, tick: Tick) -> TaskCo
 
     Raises:
         OSError: the disk is full, or cannot be written.
+        RemoteError: a store of pictures or shards does not answer.
     """
     plan = read_plan(plan_dir)
+    if out is not None and store.url_of(out) is not None:
+        return _run_for_store(plan, plan_dir, index, out, tick)
     spec = find_dataset(plan.name)
-    counts_path = plan_dir / f"{index:06d}.counts.json"
+    counts_path = _counts_path(plan_dir, index)
     if out is not None:
         tar = tar_path(out, plan.dataset, plan.split, index)
         sidecar = sidecar_path(out, plan.dataset, plan.split, index)
@@ -105,6 +111,27 @@ def run_task(plan_dir: Path, index: int, out: Path | None, tick: Tick) -> TaskCo
     return counts
 
 
+def _run_for_store(plan: Plan, plan_dir: Path, index: int, out: Path, tick: Tick) -> TaskCounts:
+    """Make shard `index` beside its plan and put it into the store that `out` stands for."""
+    name: dict[str, Any] = {"dataset": plan.dataset, "split": plan.split, "index": index}
+    found = store.finished_counts(out, **name, plan_hash=plan.plan_hash)
+    if found is not None:
+        tick(plan.shards[index].num_images, plan.shards[index].num_bytes)
+        return msgspec.json.decode(found, type=TaskCounts)
+    with tempfile.TemporaryDirectory(dir=plan_dir, prefix="shard-") as folder:
+        made = Path(folder)
+        split_dir(made, plan.dataset, plan.split).mkdir(parents=True)
+        counts = run_task(plan_dir, index, made, tick)
+        store.put_shard(
+            out, **name, made=made, counts=_counts_path(plan_dir, index), plan_hash=plan.plan_hash
+        )
+    return counts
+
+
+def _counts_path(plan_dir: Path, index: int) -> Path:
+    return plan_dir / f"{index:06d}.counts.json"
+
+
 def _entries(
     plan: Plan,
     spec: DatasetSpec,
@@ -114,7 +141,7 @@ def _entries(
     tick: Tick,
 ) -> Iterator[tuple[Sample, bytes, str]]:
     """Yield the shard's samples; rejections and counts are added on the way."""
-    roots = ImageRoots(folders=tuple(map(Path, plan.roots)))
+    roots = planned_roots(plan.roots)
     for offset, draft in enumerate(shard.drafts):
         key = sample_key(plan.dataset, plan.split, shard.first + offset)
         counts.images_found += 1
@@ -193,7 +220,7 @@ def _read_picture(draft: Draft, roots: ImageRoots) -> tuple[bytes, images.ImageH
         folders = ", ".join(f"`{folder}`" for folder in roots.folders) or "no image folder"
         return unusable_picture("E_IMAGE_MISSING", draft, reason=f"not found in {folders}")
     try:
-        data = (roots.folders[draft.root] / draft.file).read_bytes()
+        data = roots.read(draft.root, draft.file)
     except FileNotFoundError:
         return unusable_picture("E_IMAGE_MISSING", draft, reason="gone since the plan was made")
     except OSError as error:

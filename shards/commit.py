@@ -122,6 +122,7 @@ def commit_dataset(
     run: RunInfo | None = None,
     licence: str | None = None,
     registration: str | None = None,
+    tar_lengths: Mapping[str, int] | None = None,
 ) -> DatasetInfo:
     """Build the index, write `dataset.json`, and return what stands in it.
 
@@ -139,13 +140,16 @@ def commit_dataset(
         run: how and when this was made.
         licence: of annotations and pictures.
         registration: form or agreement that the dataset asks for.
+        tar_lengths: bytes of each tar by its stem, where the tars lie elsewhere.
 
     Raises:
         RoikitError: a shard is missing or of another plan.
     """
     folder = split_dir(root, dataset, split)
     with locked(folder / LOCK_NAME):
-        infos = [_finished(folder, dataset, split, i, plan_hash) for i in range(num_shards)]
+        infos = [
+            _finished(folder, dataset, split, i, plan_hash, tar_lengths) for i in range(num_shards)
+        ]
         _remove_strays(folder, dataset, split, num_shards)
         merkle_root = merkle.root([merkle.leaf(info.stem, info.merkle_root) for info in infos])
         build_index(folder, num_shards, dataset=dataset, split=split, merkle_root=merkle_root)
@@ -182,19 +186,25 @@ def commit_dataset(
     return committed
 
 
-def is_whole(root: Path | str, info: DatasetInfo) -> bool:
+def is_whole(
+    root: Path | str, info: DatasetInfo, tar_lengths: Mapping[str, int] | None = None
+) -> bool:
     """Say whether a committed split has all its files, as far as headers and lengths show.
 
-    What a rerun asks before it calls a split done. `roikit verify` reads every byte.
+    What a rerun asks before it calls a split done. `roikit verify` reads every byte. Where the tars
+    lie elsewhere, `tar_lengths` has their bytes by stem, and no header is read.
     """
     folder = split_dir(root, info.dataset, info.split)
     paths = [folder / shard.stem for shard in info.shards]
-    if not all(
+    if tar_lengths is None and not all(
         is_done(path.with_suffix(".tar"), path.with_suffix(".parquet"), info.plan_hash)
         for path in paths
     ):
         return False
     try:
+        if tar_lengths is not None:
+            for i in range(len(info.shards)):
+                _finished(folder, info.dataset, info.split, i, info.plan_hash, tar_lengths)
         open_index(root, info.dataset, info.split, info.merkle_root)
     except RoikitError:
         return False
@@ -258,13 +268,23 @@ def _read(path: Path) -> DatasetInfo:
     return info
 
 
-def _finished(folder: Path, dataset: str, split: str, index: int, plan_hash: str) -> ShardInfo:
+def _finished(
+    folder: Path,
+    dataset: str,
+    split: str,
+    index: int,
+    plan_hash: str,
+    tar_lengths: Mapping[str, int] | None,
+) -> ShardInfo:
     """Return shard `index`'s info; check that it is this plan's and that its tar is there."""
     stem = shard_stem(dataset, split, index)
     hint = "run the conversion again; finished shards are kept"
     try:
         info = read_info(folder / f"{stem}.parquet")
-        tar_bytes = (folder / f"{stem}.tar").stat().st_size
+        if tar_lengths is None:
+            tar_bytes = (folder / f"{stem}.tar").stat().st_size
+        else:
+            tar_bytes = tar_lengths.get(stem, 0)
     except (OSError, CorruptSampleError) as error:
         raise RoikitError(
             f"{folder / stem}: this shard is not finished: {error}", hint=hint
