@@ -1,6 +1,7 @@
 """Convert a dataset."""
 
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -40,11 +41,11 @@ def convert(
         str, typer.Argument(help="The dataset; `roikit datasets` lists them.", show_default=False)
     ],
     source: Annotated[
-        Path | None,
-        typer.Argument(help="Folder of the official files.", show_default="data/NAME"),
+        str | None,
+        typer.Argument(help="Folder or URL of the official files.", show_default="data/NAME"),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the shards.", show_default="data/shards")
+        str | None, typer.Option(help="Folder or URL of the shards.", show_default="data/shards")
     ] = None,
     split: Annotated[
         list[str] | None,
@@ -53,19 +54,21 @@ def convert(
         ),
     ] = None,
     images: Annotated[
-        list[Path] | None,
-        typer.Option(help="Further folder that pictures lie in; may be given several times."),
+        list[str] | None,
+        typer.Option(
+            help="Further folder or URL that pictures lie in; may be given several times."
+        ),
     ] = None,
     split_by: Annotated[
         str | None,
         typer.Option(help="Whose splits, where several lie side by side: unc, umd or google."),
     ] = None,
     split_file: Annotated[
-        Path | None, typer.Option(help="File that lists the pictures of each split.")
+        str | None, typer.Option(help="File that lists the pictures of each split.")
     ] = None,
-    detections: Annotated[Path | None, typer.Option(help="File of detected boxes.")] = None,
+    detections: Annotated[str | None, typer.Option(help="File of detected boxes.")] = None,
     categories: Annotated[
-        Path | None,
+        str | None,
         typer.Option(help="Annotation file that names the detected classes, e.g. LVIS's."),
     ] = None,
     masks: Annotated[
@@ -129,27 +132,41 @@ def convert(
 
     Bad records are rejected, counted and kept in the manifest with their place; the rest is
     converted. Interrupt it as you like: the same command goes on, and gives the same bytes.
+    Sources, pictures and shards may lie behind URLs, such as s3://bucket/vcr (docs/remote.md).
 
     Example: roikit convert vcr data/vcr --split val --limit 1000
     """
     from pipelines import terms
     from pipelines.draft import SourceOptions
     from pipelines.job import Job
+    from pipelines.places import brought_here
     from pipelines.registry import find_dataset
     from pipelines.reports import FailedConversionError
     from pipelines.run import convert_job
     from pipelines.steps import TaskShare, commit_step, plan_step, tasks_step
     from roikit import render
+    from roikit.remote import place
 
     if tasks is not None and step is not Step.TASKS:
         raise UsageError("--tasks: names a share of the tasks; give it with `--step tasks`")
     if dry_run and step is not None:
         raise UsageError("--dry-run: looks at the whole conversion; give it without `--step`")
-    out = out if out is not None else paths.shards_dir()
-    notice = terms.notice(name, out)
+    spec = find_dataset(name)  # before anything is fetched for it
     failed: FailedConversionError | None = None
     checks: dict[str, Any] = {"strict": strict} | given(max_rejects=max_rejects)
-    with render.progress(name, "pictures") as bar:
+    with (
+        render.progress(name, "pictures") as bar,
+        brought_here(
+            place(source) if source is not None else paths.source_dir(name),
+            place(out) if out is not None else paths.shards_dir(),
+            [place(root) for root in images or ()],
+            below=paths.remote_dir(),
+            workers=workers or os.cpu_count() or 1,
+            dry_run=dry_run,
+            tell=lambda done, total: bar(done, total, f"{name}: fetching annotation files"),
+        ) as here,
+    ):
+        notice = terms.notice(name, here.out)
 
         def show(progress: "Progress") -> None:
             while notice:  # shown when the source is found sound enough to start
@@ -157,16 +174,16 @@ def convert(
             bar(progress.done, progress.total, f"{name} {progress.split}: {progress.step}")
 
         job = Job(
-            spec=find_dataset(name),
-            source=source if source is not None else paths.source_dir(name),
-            out=out,
+            spec=spec,
+            source=here.source,
+            out=here.out,
             splits=split or None,
-            image_roots=images or (),
+            image_roots=here.image_roots,
             options=SourceOptions(
                 split_by=split_by,
-                split_file=split_file,
-                detections=detections,
-                categories=categories,
+                split_file=here.file(split_file and place(split_file)),
+                detections=here.file(detections and place(detections)),
+                categories=here.file(categories and place(categories)),
                 masks=masks,
                 faithful=faithful,
             ),
@@ -193,10 +210,13 @@ def convert(
                 reports = convert_job(job, dry_run=dry_run, **checks)
         except FailedConversionError as error:  # committed all the same: say what there is
             reports, failed = error.reports, error
+    if here.out in here.urls and not dry_run:
+        render.note(f"manifest and sidecars of {here.urls[here.out]}: {here.out}")
     if as_json:
         render.document(reports)
     else:
-        _show_conversion(reports, out=job.out, dry_run=dry_run)
+        disk = None if job.out in here.urls else job.out
+        _show_conversion(reports, disk=disk, dry_run=dry_run)
     if failed is not None:
         raise failed
     for difference in (text for report in reports for text in report.count_differences):
@@ -226,7 +246,7 @@ def _show_steps(reports: "Sequence[StepReport]", *, as_json: bool) -> None:
         render.note("      any n, each i from 0 to n - 1, on as many machines as you like")
 
 
-def _show_conversion(reports: "Sequence[SplitReport]", *, out: Path, dry_run: bool) -> None:
+def _show_conversion(reports: "Sequence[SplitReport]", *, disk: Path | None, dry_run: bool) -> None:
     from roikit import render
 
     def official(count: int | None) -> int | str:
@@ -249,9 +269,7 @@ def _show_conversion(reports: "Sequence[SplitReport]", *, out: Path, dry_run: bo
         render.table(("dataset", "split", "rejected", "records"), rejected)
     if dry_run:
         needed, free = sum(r.bytes_needed for r in reports), max(r.bytes_free for r in reports)
-        render.note(
-            f"dry run: nothing was written; the shards need about {render.bytes_text(needed)},"
-            f" {render.bytes_text(free)} are free at {out}"
-        )
+        said = f"dry run: nothing was written; the shards need about {render.bytes_text(needed)}"
+        render.note(f"{said}, {render.bytes_text(free)} are free at {disk}" if disk else said)
     elif all(report.was_done for report in reports):
         render.note("all of it was converted before; nothing was written")

@@ -17,13 +17,27 @@ class Stage(StrEnum):
     STAGE2 = "stage2"
 
 
+def _shards_folder(text: str | Path) -> Path:
+    """Return the folder of the shards: for a URL, the one on this machine that stands for it."""
+    from roikit.remote import place
+
+    found = place(str(text))
+    if isinstance(found, Path):
+        return found
+    from shards.remote import local_side
+
+    return local_side(found, paths.remote_dir() / "shards")
+
+
 Shards = Annotated[
     Path,
     typer.Option(
         "--shards",
         default_factory=paths.shards_dir,
         show_default="data/shards",
-        help="Folder of the shards.",
+        parser=_shards_folder,
+        metavar="PATH",
+        help="Folder or URL of the shards.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]

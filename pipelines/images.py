@@ -12,9 +12,11 @@ from pathlib import Path
 
 import numpy.typing as npt
 
+from pipelines.remote_source import RemoteFolder, remote_folder
 from roikit import boxes
 from roikit.errors import UsageError
 from roikit.images import ImageHeader
+from roikit.remote import is_url
 
 Box = tuple[float, float, float, float]
 
@@ -28,7 +30,7 @@ _LARGEST_SIDE = 1 << 31
 class ImageRoots:
     """Folders that pictures may come from, the dataset's own first, in the order they are tried."""
 
-    folders: tuple[Path, ...]
+    folders: tuple[Path | RemoteFolder, ...]
 
     def find(self, candidates: Sequence[str]) -> tuple[int, str, int] | None:
         """Look for the first of `candidates` (paths below a root) that is a file.
@@ -38,14 +40,38 @@ class ImageRoots:
         """
         for i, folder in enumerate(self.folders):
             for name in candidates:
-                try:
-                    # There are half a million: `Path` objects would cost more than the look.
-                    status = os.stat(os.path.join(folder, name))  # noqa: PTH116, PTH118
-                except (OSError, ValueError):
-                    continue
-                if stat.S_ISREG(status.st_mode):
-                    return i, name, status.st_size
+                num_bytes = _file_bytes(folder, name)
+                if num_bytes is not None:
+                    return i, name, num_bytes
         return None
+
+    def read(self, root: int, name: str) -> bytes:
+        """Return the bytes of the file `name` below folder `root`.
+
+        Raises:
+            OSError: it is not there, or cannot be read.
+            RemoteError: its store does not answer.
+        """
+        folder = self.folders[root]
+        return (
+            folder.read(name) if isinstance(folder, RemoteFolder) else (folder / name).read_bytes()
+        )
+
+
+def _file_bytes(folder: Path | RemoteFolder, name: str) -> int | None:
+    if isinstance(folder, RemoteFolder):
+        return folder.file_bytes(name)
+    try:
+        # There are half a million: `Path` objects would cost more than the look.
+        status = os.stat(os.path.join(folder, name))  # noqa: PTH116, PTH118
+    except (OSError, ValueError):
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def planned_roots(places: Sequence[str]) -> ImageRoots:
+    """Return the image folders that a plan noted: pictures are read there, not looked for."""
+    return ImageRoots(folders=tuple(RemoteFolder(url=p) if is_url(p) else Path(p) for p in places))
 
 
 def image_roots(own: Sequence[Path], extra: Sequence[Path]) -> ImageRoots:
@@ -60,7 +86,8 @@ def image_roots(own: Sequence[Path], extra: Sequence[Path]) -> ImageRoots:
                 f"`{folder}`: expected a folder of pictures, found no such folder",
                 hint="check the path given to `--images`",
             )
-    return ImageRoots(folders=(*(folder for folder in own if folder.is_dir()), *extra))
+    folders = (*(folder for folder in own if folder.is_dir()), *extra)
+    return ImageRoots(folders=tuple(remote_folder(folder) or folder for folder in folders))
 
 
 def safe_name(name: str) -> bool:

@@ -8,6 +8,7 @@ from pipelines.draft import DatasetSpec, OpenSource, SourceOptions
 from pipelines.engines import Engine
 from pipelines.reports import ProgressCall
 from roikit.errors import UsageError
+from shards import remote as store
 
 DEFAULT_MAX_SHARD_BYTES = 256 * 1024 * 1024
 DEFAULT_MAX_REJECTS = 0.01
@@ -45,6 +46,11 @@ class Job:
                 raise UsageError(f"{name}: expected at least 1, got {value}")
         if self.extend and self.overwrite:
             raise UsageError("extend: keeps the shards that are there, `--overwrite` replaces them")
+        if self.extend and store.url_of(self.out) is not None:
+            raise UsageError(
+                "extend: adds to shards in a folder, these lie behind a URL",
+                hint="extend them in a folder and copy that, or convert anew with `--overwrite`",
+            )
         if self.extend and self.limit is not None:
             raise UsageError(
                 "extend: a limited split is the first images of an order that new ones change",

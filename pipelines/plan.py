@@ -27,6 +27,7 @@ from pipelines.draft import (
     SplitRecords,
 )
 from pipelines.known import KNOWN_NAME, Base, Known, know
+from pipelines.remote_source import RemoteFolder, as_given
 from roikit.sample import SCHEMA_VERSION, Rejection
 from shards.atomic import write_bytes
 from shards.commit import SourceFile
@@ -189,7 +190,9 @@ def make_plan(
         converter=spec.converter,
         phrasing=settings["phrasing"],
         seed=seed,
-        roots=[str(root.resolve()) for root in opened.roots.folders],
+        roots=[
+            r.url if isinstance(r, RemoteFolder) else str(r.resolve()) for r in opened.roots.folders
+        ],
         shards=shards,
         num_stray_records=len(strays),
         settings=settings,
@@ -316,7 +319,7 @@ def _plan_hash(
 
 
 def _source_file(path: Path, source: Path) -> SourceFile:
-    name = path.relative_to(source).as_posix() if path.is_relative_to(source) else str(path)
+    name = path.relative_to(source).as_posix() if path.is_relative_to(source) else as_given(path)
     return SourceFile(path=name, bytes=path.stat().st_size, sha256=_sha256(path))
 
 

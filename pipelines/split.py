@@ -4,7 +4,7 @@ What `run.py` does one after the other in one process, and `steps.py` in many.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,9 @@ from pipelines.reports import Progress, SplitReport
 from pipelines.space import check_space
 from pipelines.task import TaskCounts
 from roikit.errors import RoikitError
+from roikit.remote import without_secrets
 from shards import manifest
+from shards import remote as store
 from shards.atomic import locked
 from shards.commit import (
     DatasetInfo,
@@ -130,6 +132,11 @@ def plan_split(job: Job, opened: OpenSource, split: str, work: Path) -> PlannedS
 def claim(job: Job, planned: PlannedSplit) -> None:
     """Make the split's folder ready for the plan's shards, if there is room for them."""
     plan = planned.plan
+    if store.url_of(job.out) is not None:
+        store.claim(
+            job.out, plan.dataset, plan.split, plan_hash=plan.plan_hash, overwrite=job.overwrite
+        )
+        return
     check_space(plan, planned.folder, job.out)
     if plan.base is None:
         claim_split(
@@ -183,13 +190,18 @@ def commit_split(
         base=base,
         licence=str(job.spec.licence),
         registration=job.spec.registration,
+        tar_lengths=_tar_lengths(job, plan),
     )
+    if store.url_of(out) is not None:
+        store.put_commit(out, plan.dataset, plan.split)
     clean_up(job, committed)
     return committed
 
 
 def clean_up(job: Job, committed: DatasetInfo) -> None:
     """Do what follows a commit; the run that made it may have ended before it came to that."""
+    if store.url_of(job.out) is not None:
+        store.tidy(job.out, committed.dataset, committed.split)
     manifest.update(job.out, committed.dataset, committed.split)
     drop_older(job.out, committed.dataset, committed.split, committed.plan_hash)
     remove_plans(work_dir(job), committed.dataset, committed.split)
@@ -201,7 +213,14 @@ def find_commit(job: Job, plan: Plan) -> DatasetInfo | None:
         return None
     committed = load_dataset(job.out, plan.dataset, plan.split)
     is_ours = committed.plan_hash == plan.plan_hash
-    return committed if is_ours and is_whole(job.out, committed) else None
+    return committed if is_ours and is_whole(job.out, committed, _tar_lengths(job, plan)) else None
+
+
+def _tar_lengths(job: Job, plan: Plan) -> Mapping[str, int] | None:
+    """Return the tars' lengths where they lie behind a URL; None where they lie in `out`."""
+    if store.url_of(job.out) is None:
+        return None
+    return store.tar_lengths(job.out, plan.dataset, plan.split)
 
 
 def add_counts(plan: Plan, tasks: Sequence[TaskCounts]) -> TaskCounts:
@@ -222,7 +241,7 @@ def run_info(job: Job, *, started: str, seconds: float, engine: str, workers: in
         seconds=round(seconds, 3),
         workers=workers,
         engine=engine,
-        command=job.command,
+        command=job.command and without_secrets(job.command),
     )
 
 

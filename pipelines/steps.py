@@ -14,12 +14,14 @@ import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from pipelines.draft import OfficialCounts
 from pipelines.engines import sigterm_as_exit
 from pipelines.faults import clear_disk_errors, make_root
 from pipelines.job import DEFAULT_MAX_REJECTS, Job, check_share, choose_splits, open_source
 from pipelines.plan import changed_source, find_plans, remove_plans, split_name
+from pipelines.remote_source import remote_folder
 from pipelines.reports import SplitReport, StepReport, check_counts, check_faults
 from pipelines.space import check_space, expected_bytes
 from pipelines.split import (
@@ -40,6 +42,7 @@ from pipelines.split import (
 )
 from pipelines.task import read_counts, unfinished_tasks
 from roikit.errors import RoikitError, UsageError
+from shards import remote as store
 from shards.commit import DatasetInfo, claimed_by, list_datasets, load_dataset
 
 log = logging.getLogger(__name__)
@@ -82,6 +85,7 @@ def plan_step(job: Job) -> list[StepReport]:
         UsageError: a wrong path, file or option, or another process plans or commits.
         RoikitError: the disk has too little room, or cannot be written.
     """
+    _require_folder(job)
     opened = open_source(job)
     make_root(job.out)
     reports: list[StepReport] = []
@@ -122,6 +126,7 @@ def tasks_step(job: Job, share: TaskShare) -> list[StepReport]:
         UsageError: there is no plan, it is another one than the job's, or the source has changed.
         RoikitError: a worker crashed, or the disk is full or cannot be written.
     """
+    _require_folder(job)
     reports: list[StepReport] = []
     with sigterm_as_exit(), clear_disk_errors(job.out):
         planned_splits, done = _find_planned(job)
@@ -155,6 +160,7 @@ def commit_step(
         TooManyRejectsError: after the commit; it carries the reports.
         CountsDifferError: as that, with `strict`.
     """
+    _require_folder(job)
     check_share(max_rejects)
     with sigterm_as_exit(), clear_disk_errors(job.out):
         planned_splits, done = _find_planned(job)
@@ -168,6 +174,15 @@ def commit_step(
     if strict:
         check_counts(reports)
     return reports
+
+
+def _require_folder(job: Job) -> None:
+    """Refuse shards behind a URL: the plan would lie on this machine, where no other sees it."""
+    if store.url_of(job.out) is not None:
+        raise UsageError(
+            "step: the steps apart need a folder that every machine sees, `--out` is a URL",
+            hint="convert without `--step`, or into a shared folder and copy that",
+        )
 
 
 def _commit(job: Job, planned: PlannedSplit) -> SplitReport:
@@ -243,7 +258,7 @@ def _check_same(job: Job, planned: PlannedSplit) -> None:
     differing += [
         f"images: `{folder}` is none of the plan's folders"
         for folder in job.image_roots
-        if str(folder.resolve()) not in plan.roots
+        if _root_name(folder) not in plan.roots
     ]
     if differing:
         raise UsageError(
@@ -251,6 +266,11 @@ def _check_same(job: Job, planned: PlannedSplit) -> None:
             f" {'; '.join(differing)}",
             hint=_hint(job, "repeat them, or plan again", *_plan_words(planned)),
         )
+
+
+def _root_name(folder: Path) -> str:
+    remote = remote_folder(folder)
+    return remote.url if remote is not None else str(folder.resolve())
 
 
 def _plan_words(planned: PlannedSplit) -> tuple[str, ...]:

@@ -5,17 +5,20 @@ The tar is put in place by a rename, then the sidecar; a finished shard is recog
 """
 
 import hashlib
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from pipelines.draft import Built, DatasetSpec, Draft, Picture
-from pipelines.images import ImageRoots, safe_name
+from pipelines.images import ImageRoots, planned_roots, safe_name
 from pipelines.phrasing import Phraser
 from pipelines.plan import Plan, ShardDraft, read_draft, read_plan
 from pipelines.registry import find_dataset
 from pipelines.rejections import reject
+from pipelines.remote_source import RemoteFolder
 from pipelines.source import unusable_picture
 from roikit import images
 from roikit.errors import CorruptSampleError, RoikitError, ValidationError
@@ -29,9 +32,10 @@ from roikit.sample import (
     Sample,
     validate_sample,
 )
+from shards import remote as store
 from shards.atomic import write_bytes
 from shards.commit import claimed_by, is_finished
-from shards.layout import sample_key, sidecar_path, tar_path
+from shards.layout import PLAN_MARK_NAME, sample_key, sidecar_path, split_dir, tar_path
 from shards.sidecar import is_done, write_sidecar
 from shards.writer import write_shard
 
@@ -71,8 +75,11 @@ def run_task(plan_dir: Path, index: int, out: Path | None, tick: Tick) -> TaskCo
     Raises:
         RoikitError: a picture is not what the plan found, or another plan has taken the folder.
         OSError: the disk is full, or cannot be written.
+        RemoteError: a store of pictures or shards does not answer.
     """
     plan = read_plan(plan_dir)
+    if out is not None and store.url_of(out) is not None:
+        return _run_for_store(plan, plan_dir, index, out, tick)
     spec = find_dataset(plan.name)
     counts_path = _counts_path(plan_dir, index)
     if out is not None:
@@ -123,6 +130,25 @@ def unfinished_tasks(plan: Plan, plan_dir: Path, out: Path) -> list[int]:
     ]
 
 
+def _run_for_store(plan: Plan, plan_dir: Path, index: int, out: Path, tick: Tick) -> TaskCounts:
+    """Make shard `index` beside its plan and put it into the store that `out` stands for."""
+    name: dict[str, Any] = {"dataset": plan.dataset, "split": plan.split, "index": index}
+    found = store.finished_counts(out, **name, plan_hash=plan.plan_hash)
+    if found is not None:
+        tick(plan.shards[index].num_images, plan.shards[index].num_bytes)
+        return msgspec.json.decode(found, type=TaskCounts)
+    with tempfile.TemporaryDirectory(dir=plan_dir, prefix="shard-") as folder:
+        made = Path(folder)
+        claimed = split_dir(made, plan.dataset, plan.split)
+        claimed.mkdir(parents=True)
+        write_bytes(claimed / PLAN_MARK_NAME, plan.plan_hash.encode())
+        counts = run_task(plan_dir, index, made, tick)
+        store.put_shard(
+            out, **name, made=made, counts=_counts_path(plan_dir, index), plan_hash=plan.plan_hash
+        )
+    return counts
+
+
 def _counts_path(plan_dir: Path, index: int) -> Path:
     return plan_dir / f"{index:06d}.counts.json"
 
@@ -152,7 +178,7 @@ def _entries(
     tick: Tick,
 ) -> Iterator[tuple[Sample, bytes, str]]:
     """Yield the shard's samples; rejections and counts are added on the way."""
-    roots = ImageRoots(folders=tuple(map(Path, plan.roots)))
+    roots = planned_roots(plan.roots)
     for offset, draft in enumerate(shard.drafts):
         key = sample_key(plan.dataset, plan.split, shard.first + offset)
         counts.images_found += 1
@@ -237,7 +263,7 @@ def _read_picture(
         folders = ", ".join(f"`{folder}`" for folder in roots.folders) or "no image folder"
         return unusable_picture("E_IMAGE_MISSING", draft, reason=f"not found in {folders}")
     try:
-        data = (roots.folders[draft.root] / draft.file).read_bytes()
+        data = roots.read(draft.root, draft.file)
     except FileNotFoundError:
         raise _changed(draft, roots.folders[draft.root], "it is gone") from None
     except OSError as error:
@@ -260,10 +286,10 @@ def _read_picture(
     return data, header
 
 
-def _changed(draft: Draft, folder: Path, found: str) -> RoikitError:
+def _changed(draft: Draft, folder: Path | RemoteFolder, found: str) -> RoikitError:
     # Going on would give one plan's hash to two contents, and to leave the picture out, too.
     return RoikitError(
-        f"`{folder / draft.file}`: had {draft.num_bytes:,} bytes when the plan was made,"
+        f"`{folder}/{draft.file}`: had {draft.num_bytes:,} bytes when the plan was made,"
         f" now {found}",
         hint="once the source stays as it is, plan anew: the same command with `--overwrite`, or"
         " with `--extend` if that was given",

@@ -177,9 +177,8 @@ def _read_scene(
         return unusable_picture(
             "E_METADATA_MISSING", draft, reason=f"`{payload.metadata_file}` is not there"
         )
-    path = picture.roots.folders[payload.metadata_root] / payload.metadata_file
     try:
-        data = path.read_bytes()
+        data = picture.roots.read(payload.metadata_root, payload.metadata_file)
     except OSError as error:
         reason = f"`{payload.metadata_file}` cannot be read: {error.strerror}"
         return unusable_picture("E_METADATA_MISSING", draft, reason=reason)

@@ -17,7 +17,7 @@ _T = TypeVar("_T")
 REQUIRED: dict[str, tuple[str, str]] = {
     "accelerate": ("accelerate", "the preset `small`: its language model is read from GGUF"),
     "duckdb": ("duckdb", "the manifest: `query`, `stats`, `manifest rebuild`"),
-    "fsspec": ("fsspec", "training, evaluation, chat: torch and transformers ask for it"),
+    "fsspec": ("fsspec", "URLs in `convert`; torch and transformers ask for it, too"),
     "gguf": ("gguf", "the preset `small`: its language model is read from GGUF"),
     "imagehash": ("imagehash", "training, evaluation, `leaks`: pictures that look alike"),
     "jinja2": ("jinja2", "chat templates: training, evaluation, chat"),
@@ -57,6 +57,11 @@ OPTIONAL: dict[str, tuple[str, str, str]] = {
         "timm",
         "`label` with detectors that have a backbone of timm (DETR and its kin)",
         "pip install 'roikit[detect]'",
+    ),
+    "s3fs": (
+        "s3fs",
+        "sources and shards on S3: `convert vcr s3://...`",
+        "pip install 'roikit[s3]'",
     ),
     # The next four are named in the design and used by nothing yet; say so rather than let a user
     # install them in vain.

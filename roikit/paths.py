@@ -25,3 +25,8 @@ def shards_dir() -> Path:
 def runs_dir() -> Path:
     """Return where training and evaluation write."""
     return home() / "runs"
+
+
+def remote_dir() -> Path:
+    """Return where what belongs to URLs is kept here: fetched annotations, manifests of shards."""
+    return home() / "data" / "remote"

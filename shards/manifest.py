@@ -24,6 +24,7 @@ from shards import sidecar
 from shards.atomic import leftovers, locked, put_in_place, temporary_path
 from shards.commit import DatasetInfo, list_datasets, load_dataset, rebuild_index
 from shards.layout import COMMIT_NAME, MANIFEST_NAME, manifest_path, split_dir
+from shards.remote import pull_all, url_of
 
 _SCHEMA = """
 CREATE TABLE datasets (
@@ -109,6 +110,8 @@ _INSERTS = (
 def rebuild(root: Path | str) -> Path:
     """Make the manifest, and every committed split's index, again from sidecars and commits.
 
+    Where `root` is the local side of a URL, these are fetched first.
+
     Returns:
         The manifest's path.
 
@@ -116,10 +119,12 @@ def rebuild(root: Path | str) -> Path:
         UsageError: `root` holds no committed split.
         CorruptSampleError: a sidecar is missing or cannot be read.
     """
+    if url_of(root) is not None:
+        pull_all(Path(root))
     datasets = list_datasets(root)
     if not datasets:
         raise UsageError(
-            f"{root}: no committed dataset lies here (no `*/*/{COMMIT_NAME}`)",
+            f"{url_of(root) or root}: no committed dataset lies here (no `*/*/{COMMIT_NAME}`)",
             hint="`roikit convert` makes one",
         )
     for info in datasets:
@@ -158,6 +163,16 @@ def update(root: Path | str, dataset: str, split: str) -> Path:
     return path
 
 
+def nothing_committed(root: Path | str) -> UsageError:
+    """Make the error for a root without a committed split."""
+    url = url_of(root)
+    fetches = f"`roikit manifest rebuild --shards {url}` fetches what lies there"
+    return UsageError(
+        f"{url or root}: no committed dataset lies here",
+        hint=fetches if url else "`roikit convert` makes one",
+    )
+
+
 def connect(root: Path | str) -> duckdb.DuckDBPyConnection:
     """Open the manifest for reading.
 
@@ -168,9 +183,7 @@ def connect(root: Path | str) -> duckdb.DuckDBPyConnection:
     hint = f"`roikit manifest rebuild --shards {root}` makes it"
     datasets = list_datasets(root)
     if not datasets:
-        raise UsageError(
-            f"{root}: no committed dataset lies here", hint="`roikit convert` makes one"
-        )
+        raise nothing_committed(root)
     if not path.is_file():
         raise UsageError(f"{path}: there is no manifest", hint=hint)
     if not _has_our_columns(path):

@@ -19,6 +19,7 @@ from roikit.sample import Sample, decode_sample
 from shards.commit import list_datasets, load_dataset
 from shards.index import SplitIndex, open_index, short_hash
 from shards.layout import parse_key, sample_key, split_prefix
+from shards.remote import url_of
 from shards.writer import BLOCK_BYTES, padded
 
 #: Shards kept open at once, well below the usual limit of 1,024 files a process.
@@ -110,6 +111,12 @@ class ShardReader:
         try:
             data = self._file(path).read(json_start + json_length, start)
         except OSError as error:
+            url = url_of(index.root)
+            if url is not None:
+                raise UsageError(
+                    f"{url}: pictures and records are read from a folder, these lie behind a URL",
+                    hint="copy the shards here and give that folder: docs/remote.md shows how",
+                ) from error
             raise CorruptSampleError(f"{path}: sample `{key}`: cannot read: {error}") from error
         if len(data) < json_start + json_length:
             raise CorruptSampleError(f"{path}: sample `{key}`: the shard ends before it")

@@ -11,7 +11,7 @@ import duckdb
 from roikit.errors import UsageError
 from roikit.sample import TASKS
 from shards.commit import DatasetInfo, list_datasets
-from shards.manifest import connect
+from shards.manifest import connect, nothing_committed
 
 
 def named_splits(root: Path | str, names: Sequence[str] = ()) -> list[DatasetInfo]:
@@ -26,9 +26,7 @@ def named_splits(root: Path | str, names: Sequence[str] = ()) -> list[DatasetInf
     """
     there = list_datasets(root)
     if not there:
-        raise UsageError(
-            f"{root}: no committed dataset lies here", hint="`roikit convert` makes one"
-        )
+        raise nothing_committed(root)
     wanted: set[tuple[str, str]] = set()
     for name in names:
         dataset, separator, split = name.partition("@")

@@ -17,12 +17,14 @@ import numpy as np
 
 from roikit.errors import RoikitError, UsageError, ValidationError
 from roikit.images import extension, read_header
+from roikit.remote import NothingThereError
 from roikit.sample import Sample, decode_sample, validate_sample
 from shards import merkle, sidecar
 from shards.atomic import leftovers
 from shards.commit import DatasetInfo, ShardEntry, list_datasets, load_dataset
 from shards.index import derive_columns, open_index
 from shards.layout import COMMIT_NAME, CONVERSATIONS_INDEX_NAME, SAMPLES_INDEX_NAME, split_dir
+from shards.remote import opened_tar, pull_all, url_of
 from shards.writer import BLOCK_BYTES, member_header, padded
 
 _COLUMNS = (
@@ -77,6 +79,8 @@ def verify(
 ) -> VerifyReport:
     """Check every committed split below `root`, or those of one dataset or split.
 
+    Where `root` is the local side of a URL, the tars are read from there.
+
     Args:
         root: the shards' root folder.
         dataset: only this dataset.
@@ -87,6 +91,8 @@ def verify(
     Raises:
         UsageError: nothing committed is there to check.
     """
+    if url_of(root) is not None:
+        pull_all(Path(root))
     chosen = [
         info
         for info in list_datasets(root)
@@ -158,8 +164,9 @@ def _check_shard(folder: Path, info: DatasetInfo, entry: ShardEntry) -> list[Pro
     if shard_info.merkle_root != entry.merkle_root or len(rows) != entry.samples:
         problems.append(Problem(path=sidecar_path, message="is not the one that was committed"))
     try:
-        with tar_path.open("rb") as file:
-            length = os.fstat(file.fileno()).st_size
+        with opened_tar(folder.parent.parent, tar_path) as file:
+            length = file.seek(0, os.SEEK_END)
+            file.seek(0)
             if length != entry.tar_bytes:
                 message = f"expected {entry.tar_bytes} bytes, found {length}"
                 problems.append(Problem(path=tar_path, message=message))
@@ -172,6 +179,8 @@ def _check_shard(folder: Path, info: DatasetInfo, entry: ShardEntry) -> list[Pro
                 problems.append(Problem(path=tar_path, message=message))
     except OSError as error:
         return [*problems, Problem(path=tar_path, message=f"cannot read: {error.strerror}")]
+    except NothingThereError:
+        return [*problems, Problem(path=tar_path, message="is not in the store")]
     if not problems and merkle.root(leaves) != entry.merkle_root:
         problems.append(Problem(path=tar_path, message="its Merkle root is not the committed one"))
     return problems

@@ -1,0 +1,536 @@
+"""Sources and shards behind URLs, against an S3 server and a web server of this process."""
+
+import base64
+import contextlib
+import http
+import http.server
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cli
+from pipelines import run, split
+from pipelines.places import brought_here
+from pipelines.reports import SplitReport
+from roikit import remote
+from roikit.errors import RoikitError, UsageError
+from roikit.remote import RemoteError
+from shards import manifest
+from shards import remote as store
+from shards.layout import COMMIT_NAME, split_dir
+from shards.verify import verify
+
+WriteTree = Callable[[Path, int], None]
+SHARD_BYTES = 30_000
+ROOT = Path(__file__).parents[2]
+SECRET = "hunter2"
+
+
+class Bucket:
+    """A bucket of the test's server, as its owner sees it."""
+
+    def __init__(self, url: str) -> None:
+        from fsspec.core import url_to_fs
+
+        self.url = url
+        self.fs, self.path = url_to_fs(url)
+
+    def put_tree(self, folder: Path, name: str) -> str:
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            self.fs.pipe_file(
+                f"{self.path}/{name}/{path.relative_to(folder).as_posix()}", path.read_bytes()
+            )
+        return f"{self.url}/{name}"
+
+    def objects(self, name: str) -> dict[str, bytes]:
+        self.fs.invalidate_cache()
+        base = f"{self.path}/{name}/"
+        return {path.removeprefix(base): self.fs.cat_file(path) for path in self.fs.find(base[:-1])}
+
+    def stamps(self, name: str) -> dict[str, Any]:
+        self.fs.invalidate_cache()
+        found = self.fs.find(f"{self.path}/{name}", detail=True)
+        return {path: (info["LastModified"], info["ETag"]) for path, info in found.items()}
+
+
+@pytest.fixture(scope="module")
+def s3_server() -> Iterator[str]:
+    moto = pytest.importorskip("moto.server", reason="needs moto[server]")
+    pytest.importorskip("s3fs")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    yield "http://{}:{}".format(*server.get_host_and_port())
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch, request: Any) -> Bucket:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    name = f"test-{abs(hash(request.node.nodeid)):x}"
+    bucket = Bucket(f"s3://{name}")
+    bucket.fs.mkdir(name)
+    return bucket
+
+
+@pytest.fixture
+def memory() -> Iterator[Bucket]:
+    bucket = Bucket("memory://bucket")
+    bucket.fs.makedirs("/bucket", exist_ok=True)
+    yield bucket
+    bucket.fs.rm("/bucket", recursive=True)
+
+
+def convert(
+    source: Path | str, out: Path | str, below: Path, *, name: str = "coco", **options: Any
+) -> list[SplitReport]:
+    settings = {"max_shard_bytes": SHARD_BYTES} | options
+    roots = settings.pop("image_roots", ())
+    workers = settings.get("workers", 1)
+    with brought_here(source, out, roots, below=below, workers=workers) as here:
+        return run.convert(name, here.source, here.out, image_roots=here.image_roots, **settings)
+
+
+def files_of(root: Path) -> dict[str, bytes]:
+    """The files of an ordinary root that a store holds, too."""
+    names = {".tar", ".parquet", ".arrow"}
+    found = {p.relative_to(root).as_posix(): p for p in root.rglob("*") if p.suffix in names}
+    return {name: path.read_bytes() for name, path in found.items()}
+
+
+def without_run(commit: bytes) -> dict[str, Any]:
+    return {k: v for k, v in json.loads(commit).items() if k != "run"}
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_from_s3_to_s3_the_bytes_are_those_of_a_local_conversion(
+    coco_tree: WriteTree, tmp_path: Path, s3: Bucket, workers: int
+) -> None:
+    coco_tree(tmp_path / "source", 14)
+    convert(tmp_path / "source", tmp_path / "out", tmp_path / "below")
+    url = s3.put_tree(tmp_path / "source", "coco")
+    (report,) = convert(url, f"{s3.url}/shards", tmp_path / "below", workers=workers)
+    assert report.num_shards >= 4
+    assert report.images_converted == 14
+    there = s3.objects("shards")
+    commit = there.pop(f"coco/val/{COMMIT_NAME}")
+    local = split_dir(tmp_path / "out", "coco", "val")
+    assert there.pop("coco/val/.plan-hash") == (local / ".plan-hash").read_bytes()
+    assert there == files_of(tmp_path / "out")
+    assert without_run(commit) == without_run((local / COMMIT_NAME).read_bytes())
+    assert SECRET.encode() not in commit
+
+
+def test_pictures_and_annotations_may_lie_apart(
+    coco_tree: WriteTree, tmp_path: Path, s3: Bucket
+) -> None:
+    coco_tree(tmp_path / "source", 5)
+    convert(tmp_path / "source", tmp_path / "out", tmp_path / "below")
+    url = s3.put_tree(tmp_path / "source" / "val2017", "photographs")
+    annotations = tmp_path / "source" / "annotations"
+    convert(annotations, tmp_path / "mixed", tmp_path / "below", image_roots=[url])
+    tars = {n: d for n, d in files_of(tmp_path / "mixed").items() if n.endswith(".tar")}
+    # The name below the image folder differs (`val2017/x.jpg`, `x.jpg`), the pictures do not.
+    assert {n.split("/")[-1] for n in tars} == {p.name for p in (tmp_path / "out").rglob("*.tar")}
+    assert verify(tmp_path / "mixed").is_good
+    assert not list((tmp_path / "below").rglob("*.jpg")), "pictures are not copied here"
+
+
+def test_a_second_run_writes_nothing_here_and_from_another_machine(
+    coco_tree: WriteTree, tmp_path: Path, s3: Bucket
+) -> None:
+    coco_tree(tmp_path / "source", 6)
+    url, out = s3.put_tree(tmp_path / "source", "coco"), f"{s3.url}/shards"
+    (first,) = convert(url, out, tmp_path / "here")
+    before = s3.stamps("shards")
+    (again,) = convert(url, out, tmp_path / "here")
+    (elsewhere,) = convert(tmp_path / "source", out, tmp_path / "there")
+    assert (first.was_done, again.was_done, elsewhere.was_done) == (False, True, True)
+    assert s3.stamps("shards") == before
+    assert elsewhere.merkle_root == first.merkle_root
+    assert elsewhere.records_converted == first.records_converted == 18
+    root = store.local_side(out, tmp_path / "there" / "shards")
+    assert manifest.query(root, "select count(*) from regions")[1] == [(18,)]
+
+
+CHILD = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[5])
+from test_remote import convert
+if __name__ == "__main__":
+    convert(sys.argv[1], sys.argv[2], Path(sys.argv[3]), workers=int(sys.argv[4]))
+"""
+
+
+@pytest.mark.slow
+def test_killed_and_run_again_elsewhere_it_leaves_the_same_objects(
+    coco_tree: WriteTree, tmp_path: Path, s3: Bucket
+) -> None:
+    coco_tree(tmp_path / "source", 30)
+    url, out = s3.put_tree(tmp_path / "source", "coco"), f"{s3.url}/shards"
+    convert(url, f"{s3.url}/whole", tmp_path / "below")
+    script = tmp_path / "child.py"
+    script.write_text(CHILD)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    killed = 0
+    for i, stop_at in enumerate((1, 5, 12)):
+        arguments = [url, out, str(tmp_path / f"machine{i % 2}"), "2", str(Path(__file__).parent)]
+        child = subprocess.Popen([sys.executable, str(script), *arguments], env=environment)
+        deadline = time.monotonic() + 60
+        while child.poll() is None and time.monotonic() < deadline:
+            if len(s3.fs.find(f"{s3.path}/shards", refresh=True)) >= stop_at:
+                break
+            s3.fs.invalidate_cache()
+            time.sleep(0.01)
+        child.kill()
+        killed += child.wait() == -signal.SIGKILL
+    assert killed >= 1
+    (report,) = convert(url, out, tmp_path / "machine2")
+    assert report.images_converted == 30
+    whole, found = s3.objects("whole"), s3.objects("shards")
+    assert without_run(found.pop(f"coco/val/{COMMIT_NAME}")) == without_run(
+        whole.pop(f"coco/val/{COMMIT_NAME}")
+    )
+    assert found == whole
+
+
+def test_shards_in_the_store_are_not_made_again(
+    coco_tree: WriteTree, tmp_path: Path, s3: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coco_tree(tmp_path / "source", 12)
+    out = f"{s3.url}/shards"
+
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pipelines.split.commit_dataset", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            convert(tmp_path / "source", out, tmp_path / "here")
+    before = s3.objects("shards")
+    assert f"coco/val/{COMMIT_NAME}" not in before
+    s3.fs.rm_file(f"{s3.path}/shards/coco/val/coco-val-000001.tar")
+    sent: list[str] = []
+    real = remote.upload
+    monkeypatch.setattr(remote, "upload", lambda p, u, name: sent.append(name) or real(p, u, name))
+    (report,) = convert(tmp_path / "source", out, tmp_path / "there")
+    assert [name for name in sent if name.endswith(".tar")] == ["coco-val-000001.tar"]
+    assert (report.images_converted, report.records_found) == (12, 36)
+    after = s3.objects("shards")
+    assert {n: d for n, d in before.items() if n.endswith((".tar", ".parquet"))} == {
+        n: d for n, d in after.items() if n.endswith((".tar", ".parquet"))
+    }
+    assert not [name for name in after if "counts" in name]
+
+
+def test_a_source_that_changed_is_seen(coco_tree: WriteTree, tmp_path: Path, s3: Bucket) -> None:
+    coco_tree(tmp_path / "source", 4)
+    url = s3.put_tree(tmp_path / "source", "coco")
+    (before,) = convert(url, tmp_path / "a", tmp_path / "below")
+    name = "annotations/instances_val2017.json"
+    text = (tmp_path / "source" / name).read_text()
+    changed = text.replace('"cat"', '"cow"')
+    assert len(changed) == len(text)
+    s3.fs.pipe_file(f"{s3.path}/coco/{name}", changed.encode())
+    (after,) = convert(url, tmp_path / "b", tmp_path / "below")
+    assert after.merkle_root != before.merkle_root
+    s3.fs.rm_file(f"{s3.path}/coco/{name}")
+    with pytest.raises(UsageError, match=f"`{url}`") as caught:
+        convert(url, tmp_path / "c", tmp_path / "below")
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_another_plan_is_refused_unless_told_to_overwrite(
+    coco_tree: WriteTree, tmp_path: Path, s3: Bucket
+) -> None:
+    coco_tree(tmp_path / "source", 8)
+    out = f"{s3.url}/shards"
+    convert(tmp_path / "source", out, tmp_path / "here")
+    before = s3.stamps("shards")
+    with pytest.raises(UsageError, match=f"{out}/coco/val.*another plan") as caught:
+        convert(tmp_path / "source", out, tmp_path / "there", seed=1)
+    assert "--overwrite" in str(caught.value.hint)
+    assert s3.stamps("shards") == before
+    options = {"seed": 1, "overwrite": True, "max_shard_bytes": 10**9}
+    (report,) = convert(tmp_path / "source", out, tmp_path / "there", **options)
+    assert report.num_shards == 1
+    tars = [name for name in s3.objects("shards") if name.endswith(".tar")]
+    assert tars == ["coco/val/coco-val-000000.tar"]
+    assert verify(store.local_side(out, tmp_path / "here" / "shards")).is_good
+
+
+def test_only_one_of_two_machines_with_different_plans_claims_a_split(
+    tmp_path: Path, s3: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = store.local_side(f"{s3.url}/shards", tmp_path)
+    real = store.pull
+
+    def pull_then_other_claims(*name: Any) -> Any:
+        there = real(*name)
+        s3.fs.pipe_file(f"{s3.path}/shards/coco/val/.plan-hash", b"other")
+        return there
+
+    monkeypatch.setattr(store, "pull", pull_then_other_claims)
+    with pytest.raises(UsageError, match="another machine"):
+        store.claim(root, "coco", "val", plan_hash="ours", overwrite=False)
+    assert s3.objects("shards") == {"coco/val/.plan-hash": b"other"}
+
+
+def test_tars_of_nobody_are_not_overwritten(
+    coco_tree: WriteTree, tmp_path: Path, s3: Bucket
+) -> None:
+    coco_tree(tmp_path / "source", 2)
+    s3.fs.pipe_file(f"{s3.path}/shards/coco/val/coco-val-000000.tar", b"precious")
+    with pytest.raises(UsageError, match="not from an unfinished run"):
+        convert(tmp_path / "source", f"{s3.url}/shards", tmp_path / "below")
+    assert list(s3.objects("shards").values()) == [b"precious"]
+
+
+def test_verify_reads_the_tars_in_the_store(
+    coco_tree: WriteTree, tmp_path: Path, s3: Bucket
+) -> None:
+    coco_tree(tmp_path / "source", 6)
+    out = f"{s3.url}/shards"
+    convert(tmp_path / "source", out, tmp_path / "below")
+    elsewhere = store.local_side(out, tmp_path / "elsewhere")
+    assert manifest.rebuild(elsewhere).is_file()
+    assert verify(elsewhere).samples == 6
+    assert verify(elsewhere).is_good
+    name = f"{s3.path}/shards/coco/val/coco-val-000001.tar"
+    data = bytearray(s3.fs.cat_file(name))
+    data[600] ^= 1
+    s3.fs.pipe_file(name, bytes(data))
+    s3.fs.rm_file(f"{s3.path}/shards/coco/val/coco-val-000000.tar")
+    problems = [str(problem) for problem in verify(elsewhere).problems]
+    assert any("000001.tar" in p and "bytes have changed" in p for p in problems)
+    assert any("000000.tar: is not in the store" in p for p in problems)
+
+
+def test_a_missing_bucket_and_denied_access_are_one_clear_line(
+    coco_tree: WriteTree, tmp_path: Path, s3: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coco_tree(tmp_path / "source", 2)
+    missing = "s3://no-such-bucket-here/x"
+    for source, out in ((missing, tmp_path / "out"), (tmp_path / "source", missing)):
+        with pytest.raises(UsageError, match=f"`{missing}`: found nothing there"):
+            convert(source, out, tmp_path / "below")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+    s3.fs.clear_instance_cache()
+    with pytest.raises(UsageError, match=r"no credentials|access denied") as caught:
+        convert(tmp_path / "source", f"{s3.url}/shards", tmp_path / "below")
+    assert "AWS_PROFILE" in str(caught.value.hint)
+
+
+def test_a_lost_connection_ends_the_run_and_is_no_rejection(
+    coco_tree: WriteTree, tmp_path: Path, memory: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coco_tree(tmp_path / "source", 4)
+    url = memory.put_tree(tmp_path / "source", "coco")
+    monkeypatch.setattr(remote, "_PAUSES_S", (0.0, 0.0))
+    real = type(memory.fs).cat_file
+    calls: list[str] = []
+
+    def fail(fs: Any, path: str, **options: Any) -> bytes:
+        if path.endswith(".jpg"):
+            calls.append(path)
+            if len(calls) != 2:  # the first picture comes at the second try, the next never
+                message = f"GET https://x/?X-Amz-Signature={SECRET}"
+                raise ConnectionResetError(message)
+        data: bytes = real(fs, path, **options)
+        return data
+
+    monkeypatch.setattr(type(memory.fs), "cat_file", fail)
+    with pytest.raises(RemoteError, match="the connection failed") as caught:
+        convert(url, f"{memory.url}/shards", tmp_path / "below")
+    assert "again" in str(caught.value.hint)
+    assert SECRET not in str(caught.value)
+    assert len(calls) == 5
+    monkeypatch.undo()
+    (report,) = convert(url, f"{memory.url}/shards", tmp_path / "below")
+    assert (report.images_converted, report.rejections) == (4, {})
+
+
+def test_a_picture_that_vanishes_ends_it_in_one_line_and_a_rerun_completes(
+    coco_tree: WriteTree, tmp_path: Path, memory: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coco_tree(tmp_path / "source", 3)
+    url = memory.put_tree(tmp_path / "source", "coco")
+    real = split.make_plan
+
+    def plan_then_lose(*arguments: Any, **options: Any) -> Any:
+        made = real(*arguments, **options)
+        memory.fs.rm_file("/bucket/coco/val2017/000000000002.jpg")
+        return made
+
+    monkeypatch.setattr(split, "make_plan", plan_then_lose)
+    gone = f"`{url}/val2017/000000000002.jpg`: .* it is gone"
+    with pytest.raises(RoikitError, match=gone):
+        convert(url, tmp_path / "out", tmp_path / "below", max_rejects=1)
+    monkeypatch.undo()
+    (report,) = convert(url, tmp_path / "out", tmp_path / "below", max_rejects=1, overwrite=True)
+    assert (report.images_converted, report.rejections) == (2, {"E_IMAGE_MISSING": 1})
+
+
+def test_metadata_beside_pictures_is_read_with_them(
+    tmp_path: Path, memory: Bucket, tree: Any
+) -> None:
+    """VCR's: one file a picture, which a plan must not fetch one by one."""
+    for i in range(3):
+        tree.picture(f"vcr1images/film/clip_{i}@0.jpg", 100, 80, seed=i)
+        boxes = [[10, 10, 50, 70, 0.9], [30, 5, 90, 75, 0.8]]
+        metadata = {"boxes": boxes, "names": ["person", "dog"], "width": 100, "height": 80}
+        tree.json(f"vcr1images/film/clip_{i}@0.json", metadata | {"segms": [[], []]})
+    answers = [[[0], "is", "glad", "."]] * 4
+    line = {
+        "movie": "film",
+        "objects": ["person", "dog"],
+        "question": ["Why", "is", [0], "glad", "?"],
+        "answer_choices": answers,
+        "answer_label": 1,
+        "rationale_choices": [[[1], "is", "here", "."]] * 4,
+        "rationale_label": 2,
+    }
+    lines = [
+        line
+        | {
+            "annot_id": f"val-{i}",
+            "img_fn": f"film/clip_{i}@0.jpg",
+            "metadata_fn": f"film/clip_{i}@0.json",
+        }
+        for i in range(3)
+    ]
+    tree.lines("val.jsonl", lines)
+    url = memory.put_tree(tree.root, "vcr")
+    (local,) = convert(tree.root, tmp_path / "a", tmp_path / "below", name="vcr")
+    (report,) = convert(url, tmp_path / "b", tmp_path / "below", name="vcr")
+    assert report.images_converted == 3
+    assert report.merkle_root == local.merkle_root
+    fetched = [p.name for p in (tmp_path / "below" / "sources").rglob("*.json*")]
+    assert sorted(fetched) == ["fetched.json", "listing.json", "val.jsonl"]
+
+
+def test_one_file_may_be_the_source(tmp_path: Path, memory: Bucket, tree: Any) -> None:
+    tree.picture("images/a.jpg", 60, 40)
+    record = {"image": "a.jpg", "regions": [{"box": [1, 2, 30, 30], "label": "cup"}]}
+    tree.lines("mine.jsonl", [record])
+    (local,) = convert(tree.root / "mine.jsonl", tmp_path / "a", tmp_path / "below", name="jsonl")
+    url = memory.put_tree(tree.root, "own")
+    (report,) = convert(f"{url}/mine.jsonl", tmp_path / "b", tmp_path / "below", name="jsonl")
+    assert report.merkle_root == local.merkle_root
+    assert report.images_found == 1
+
+
+class _QuietHandler(http.server.SimpleHTTPRequestHandler):
+    login = ""  #: base64 of `user:password`; empty lets everybody in
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def send_head(self) -> Any:
+        if self.login and self.headers.get("Authorization") != f"Basic {self.login}":
+            self.send_error(http.HTTPStatus.UNAUTHORIZED)
+            return None
+        return super().send_head()
+
+
+@contextlib.contextmanager
+def web_server(folder: Path, login: str = "") -> Iterator[str]:
+    pytest.importorskip("aiohttp")
+    name = base64.b64encode(login.encode()).decode()
+    handler = partial(type("Handler", (_QuietHandler,), {"login": name}), directory=str(folder))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_web_server_s_listing_is_a_source(coco_tree: WriteTree, tmp_path: Path) -> None:
+    coco_tree(tmp_path / "source", 4)
+    convert(tmp_path / "source", tmp_path / "a", tmp_path / "below")
+    with web_server(tmp_path / "source") as host:
+        convert(f"http://{host}", tmp_path / "b", tmp_path / "below")
+        with pytest.raises(UsageError, match="nothing can be written over http"):
+            convert(tmp_path / "source", f"http://{host}", tmp_path / "below")
+    assert files_of(tmp_path / "b") == files_of(tmp_path / "a")
+
+
+def test_memory_is_refused_to_a_pool(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="one process's own"):
+        convert(tmp_path, "memory://shards", tmp_path / "below", workers=2)
+
+
+def test_the_command_takes_urls_and_keeps_logins_to_itself(
+    coco_tree: WriteTree,
+    tmp_path: Path,
+    memory: Bucket,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("ROIKIT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("ROIKIT_URL_LOGINS", "{}")
+    coco_tree(tmp_path / "source", 3)
+    out = "memory://bucket/shards"
+    with web_server(tmp_path / "source", f"me:{SECRET}") as host:
+        with pytest.raises(UsageError, match="access denied"):
+            cli.app(["convert", "coco", f"http://{host}"], standalone_mode=False)
+        url = f"http://me:{SECRET}@{host}"
+        arguments = ["convert", "coco", url, "--out", out, "--workers", "1"]
+        monkeypatch.setattr(sys, "argv", ["roikit", *arguments])
+        cli.app(arguments, standalone_mode=False)
+    said = capsys.readouterr()
+    assert out in said.err
+    commit = memory.objects("shards")[f"coco/val/{COMMIT_NAME}"]
+    assert f"roikit convert coco http://{host} --out" in json.loads(commit)["run"]["command"]
+    kept = [p.read_bytes() for p in (tmp_path / "home").rglob("*") if p.is_file()]
+    assert not any(SECRET.encode() in data for data in (commit, *kept))
+    assert SECRET not in said.out + said.err
+
+
+def test_commands_work_on_the_local_side_or_say_that_they_cannot(
+    coco_tree: WriteTree,
+    tmp_path: Path,
+    memory: Bucket,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("ROIKIT_HOME", str(tmp_path / "home"))
+    coco_tree(tmp_path / "source", 3)
+    where = ["--shards", f"{memory.url}/shards"]
+    convert(tmp_path / "source", where[1], tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match="no committed dataset") as caught:
+        cli.app(["stats", *where], standalone_mode=False)
+    assert f"manifest rebuild --shards {where[1]}" in str(caught.value.hint)
+    for command in ("manifest rebuild", "verify", "stats", "datasets"):
+        cli.app([*command.split(), *where], standalone_mode=False)
+    assert "3 samples" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="these lie behind a URL"):
+        cli.app(["show", "coco-val-000000000", *where], standalone_mode=False)
+
+
+def test_a_query_behind_a_url_is_refused_without_repeating_it() -> None:
+    with pytest.raises(UsageError, match="found a query") as caught:
+        remote.place(f"https://host/vcr?token={SECRET}")
+    assert SECRET not in str(caught.value)
+    text = f"roikit convert vcr https://me:{SECRET}@host/a?X-Amz-Signature={SECRET} --seed 1"
+    assert remote.without_secrets(text) == "roikit convert vcr https://host/a --seed 1"
