@@ -524,6 +524,11 @@ def test_commands_work_on_the_local_side_or_say_that_they_cannot(
     for command in ("manifest rebuild", "verify", "stats", "datasets"):
         cli.app([*command.split(), *where], standalone_mode=False)
     assert "3 samples" in capsys.readouterr().out
+    convert_it = ["convert", "coco", str(tmp_path / "source"), "--out", where[1], "--workers", "1"]
+    with pytest.raises(UsageError, match="step: the steps apart need a folder"):
+        cli.app([*convert_it, "--step", "plan"], standalone_mode=False)
+    with pytest.raises(UsageError, match="extend: adds to shards in a folder"):
+        cli.app([*convert_it, "--extend"], standalone_mode=False)
     with pytest.raises(UsageError, match="these lie behind a URL"):
         cli.app(["show", "coco-val-000000000", *where], standalone_mode=False)
 
