@@ -115,7 +115,7 @@ def read_detection_table(path: Path, table: ClassTable | None, wanted: Set[str])
                 reader.read(batch)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UsageError(
-            f"`{path}`: not a readable Parquet file: {error}",
+            f"`{path}`: not a readable Parquet file: {' '.join(str(error).split())}",
             hint="it may have been cut off: make or get it again",
         ) from error
     return reader.finish()

@@ -24,7 +24,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,8 @@ class Tree:
     name: str
     dataset: str
     folder: Path
-    options: SourceOptions
-    images: tuple[Path, ...] = ()
+    options: SourceOptions = field(default_factory=SourceOptions)  #: files: below the folder
+    images: tuple[Path, ...] = ()  #: further folders of pictures, which stay as they are
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def _convert(tree: Tree, source: Path, work: Path, watch: Watch, *, dry_run: boo
             source,
             work / "out",
             options=options,
-            image_roots=[source / path for path in tree.images],
+            image_roots=tree.images,
             max_rejects=1.0,
             dry_run=dry_run,
         )

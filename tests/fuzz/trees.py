@@ -1,17 +1,84 @@
-"""Faultless sources to damage: the miniature world's, small, in every layout."""
+"""Faultless sources to damage: the miniature world's, small, in every layout and form."""
 
+import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from pipelines.draft import SourceOptions
-from pipelines.miniature import make_miniature
+from pipelines.miniature import DATASETS, make_miniature
 from tests.fuzz.run import Tree
+
+_MDETR = {
+    "refcoco": "finetune_refcoco_*",
+    "refcoco+": "finetune_refcoco+_*",
+    "refcocog": "finetune_refcocog_*",
+    "flickr30k": "final_flickr_*",
+}
 
 
 def make_trees(folder: Path) -> list[Tree]:
     """Draw the world below `folder` and name its trees."""
-    make_miniature(folder / "world", images=32, seed=0, workers=1)
     world = folder / "world"
-    return [
-        *(Tree(name, name, world / name, SourceOptions()) for name in ("coco", "vg", "vcr")),
-        Tree("coco-masks", "coco", world / "coco", SourceOptions(masks=True)),
+    make_miniature(world, images=32, seed=0, datasets=DATASETS, workers=1)
+    return list(_trees(world, folder))
+
+
+def _trees(world: Path, folder: Path) -> Iterator[Tree]:
+    refer_pictures = (world / "images" / "mscoco" / "images" / "train2014",)
+    flickr_pictures = (world / "flickr30k" / "flickr30k-images",)
+    for name in ("coco", "vg", "vcr", "lvis", "paco", "visual7w", "jsonl", "flickr30k"):
+        yield Tree(name, name, world / name)
+    for name in ("refcoco", "refcoco+", "refcocog"):
+        yield Tree(name, name, world / name, images=refer_pictures)
+    for name, pattern in _MDETR.items():
+        own = folder / f"{name}-mdetr"
+        own.mkdir()
+        for path in (world / "mdetr_annotations").glob(pattern):
+            os.link(path, own / path.name)
+        pictures = flickr_pictures if name == "flickr30k" else refer_pictures
+        yield Tree(own.name, name, own, images=pictures)
+    yield _grit(world / "vg", folder / "vg-grit")
+    for file, names in (
+        ("detections.parquet", None),
+        ("detections_coco.json", world / "coco" / "annotations" / "instances_train2017.json"),
+        ("llava_150k_bbox_pred_results.pkl", world / "lvis" / "lvis_v1_val.json"),
+    ):
+        options = SourceOptions(detections=Path(file), categories=names)
+        yield Tree(f"llava-{file.split('.')[-1]}", "llava", world / "llava", options)
+    masks, faithful = SourceOptions(masks=True), SourceOptions(faithful=True)
+    yield Tree("coco-masks", "coco", world / "coco", masks)
+    yield Tree("lvis-masks", "lvis", world / "lvis", masks)
+    yield Tree("refcoco-masks", "refcoco", world / "refcoco", masks, refer_pictures)
+    yield Tree("vcr-faithful", "vcr", world / "vcr", faithful)
+    yield Tree("flickr30k-faithful", "flickr30k", world / "flickr30k", faithful)
+
+
+def _grit(source: Path, folder: Path) -> Tree:
+    """Write Visual Genome's regions as GRiT's authors did."""
+    folder.mkdir()
+    listed = json.loads((source / "image_data.json").read_bytes())
+    said = json.loads((source / "region_descriptions.json").read_bytes())
+    images = [
+        {
+            "id": one["image_id"],
+            "file_name": f"{one['image_id']}.jpg",
+            "width": one["width"],
+            "height": one["height"],
+        }
+        for one in listed
     ]
+    annotations = [
+        {
+            "id": region["region_id"],
+            "image_id": region["image_id"],
+            "bbox": [region["x"], region["y"], region["width"], region["height"]],
+            "caption": region["phrase"],
+        }
+        for entry in said
+        for region in entry["regions"]
+    ]
+    table = {"images": images, "annotations": annotations, "categories": []}
+    for name in ("train", "test"):
+        (folder / f"{name}.json").write_text(json.dumps(table))
+    return Tree(folder.name, "vg", folder, images=(source / "VG_100K", source / "VG_100K_2"))
