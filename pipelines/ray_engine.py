@@ -8,6 +8,7 @@ extra (`pip install "roikit[ray]"`) and imported only here.
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 _MAX_RETRIES = 5
 #: How often signals are looked at while waiting, in seconds.
 _POLL_S = 0.2
+#: How long a cluster may take to take a connection, in seconds.
+_KNOCK_S = 20
 
 
 def run_in_ray(
@@ -120,8 +123,9 @@ def _connect(ray: Any, workers: int | None) -> None:
     named = os.environ.get("RAY_ADDRESS")
     options = {"logging_level": logging.WARNING, "log_to_driver": False}
     try:
+        _knock(named)
         ray.init(address=named or "auto", **options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         if named:
             said = (str(error) or type(error).__name__).splitlines()[0]
             raise UsageError(
@@ -130,6 +134,13 @@ def _connect(ray: Any, workers: int | None) -> None:
             ) from error
         log.warning("no Ray cluster is running: starting one on this machine")
         _start(ray, workers, options)
+
+
+def _knock(address: str | None) -> None:
+    """Raise OSError where nobody listens: Ray itself would wait for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=_KNOCK_S).close()
 
 
 def _start(ray: Any, workers: int | None, options: dict[str, Any]) -> None:

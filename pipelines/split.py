@@ -34,7 +34,7 @@ from roikit.errors import RoikitError
 from roikit.remote import without_secrets
 from shards import manifest
 from shards import remote as store
-from shards.atomic import locked
+from shards.atomic import leftovers, locked
 from shards.commit import (
     DatasetInfo,
     RunInfo,
@@ -44,7 +44,7 @@ from shards.commit import (
     is_whole,
     load_dataset,
 )
-from shards.layout import commit_path, split_prefix
+from shards.layout import commit_path, split_dir, split_prefix
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -202,6 +202,8 @@ def clean_up(job: Job, committed: DatasetInfo) -> None:
     """Do what follows a commit; the run that made it may have ended before it came to that."""
     if store.url_of(job.out) is not None:
         store.tidy(job.out, committed.dataset, committed.split)
+    for path in leftovers(split_dir(job.out, committed.dataset, committed.split)):
+        path.unlink(missing_ok=True)
     manifest.update(job.out, committed.dataset, committed.split)
     drop_older(job.out, committed.dataset, committed.split, committed.plan_hash)
     remove_plans(work_dir(job), committed.dataset, committed.split)

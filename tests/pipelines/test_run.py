@@ -105,6 +105,17 @@ def test_a_second_run_finds_everything_done(
     assert again.merkle_root == first.merkle_root
 
 
+def test_what_a_kill_left_behind_in_a_finished_split_goes_with_the_next_run(
+    coco_tree: WriteTree, tmp_path: Path, shards: Any
+) -> None:
+    coco_tree(tmp_path / "source", 2)
+    run(tmp_path / "source", shards.root)
+    left = split_dir(shards.root, "coco", "val") / "..plan-hash.tmp-99-0"
+    left.touch()
+    assert run(tmp_path / "source", shards.root)[0].was_done
+    assert not left.exists()
+
+
 def test_a_finished_task_is_skipped_and_a_damaged_one_made_again(
     coco_tree: WriteTree, tmp_path: Path, shards: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -334,3 +345,20 @@ def test_an_unknown_dataset_is_refused(tmp_path: Path) -> None:
         UsageError, match=re.escape(f"expected one of {', '.join(DATASETS)}, got `cocoa`")
     ):
         convert("cocoa", tmp_path, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [["--workers", "2"], ["--workers", "2", "--extend"]])
+def test_many_kills_change_no_byte(arguments: list[str]) -> None:
+    # 50 of them by hand: see the script
+    script = Path(__file__).parents[2] / "benchmarks/kill_conversion.py"
+    ended = subprocess.run(
+        [sys.executable, str(script), "--kills", "6", "--images", "24", *arguments],
+        env=os.environ | {"PYTHONPATH": str(script.parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "all byte-identical" in ended.stdout
