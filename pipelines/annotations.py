@@ -9,13 +9,16 @@ import json
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from pipelines.rejections import reject
 from roikit.errors import UsageError
 from roikit.sample import Rejection
+
+#: A whole number that fits into 64 bits: anything larger is damage, and no draft file can hold it.
+Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 #: One record's JSON, not decoded yet.
 Raw = msgspec.Raw | bytes | memoryview
@@ -30,6 +33,9 @@ _WRONG_FILE = "is this the dataset's own file? docs/datasets.md names it"
 _FIELD_CODES = (
     ("missing required field", "E_FIELD_MISSING"),
     ("contains unknown field", "E_FIELD_UNKNOWN"),
+    ("Expected `int` >=", "E_VALUE_RANGE"),
+    ("Expected `int` <=", "E_VALUE_RANGE"),
+    ("Integer value out of range", "E_VALUE_RANGE"),
 )
 
 

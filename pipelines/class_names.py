@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from pipelines.annotations import decode_record, read_table
+from pipelines.annotations import Int64, decode_record, read_table
 from pipelines.class_labels import bare_name, spoken_names
 from roikit.errors import UsageError
 from roikit.sample import Rejection
@@ -43,7 +43,7 @@ class ObjectClass(msgspec.Struct, frozen=True, array_like=True):
 
 
 class _Category(msgspec.Struct):
-    id: int
+    id: Int64
     name: str
     synonyms: list[str] = []
 

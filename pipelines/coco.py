@@ -18,11 +18,10 @@ from pathlib import Path
 
 import msgspec
 
-from pipelines.annotations import Raw, clean_text, decode_record, read_table
+from pipelines.annotations import Int64, Raw, clean_text, decode_record, read_table
 from pipelines.coco_form import (
     Box,
     Gathered,
-    Int64,
     add_boxes,
     add_category_conversation,
     add_images,

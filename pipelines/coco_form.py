@@ -13,20 +13,17 @@ they are asked for; `pipelines/masks.py` reads them in the task.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
-from pipelines.annotations import JSON_ERRORS, Raw, clean_text, decode_record
+from pipelines.annotations import JSON_ERRORS, Int64, Raw, clean_text, decode_record
 from pipelines.draft import Built, Draft, Picture
 from pipelines.images import Frame, ImageRoots, safe_name
 from pipelines.masks import with_mask
 from pipelines.rejections import reject
 from roikit.mentions import escape, mention
 from roikit.sample import Conversation, Region, Rejection, Source, Turn
-
-#: A whole number that fits into 64 bits: anything larger is damage, and no draft file can hold it.
-Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class Box(msgspec.Struct, array_like=True, gc=False):
@@ -78,7 +75,7 @@ class _Category(msgspec.Struct):
 
 
 class _Owner(msgspec.Struct):
-    image_id: int
+    image_id: Int64
 
 
 _annotations = msgspec.json.Decoder(_Annotation)

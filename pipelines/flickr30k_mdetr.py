@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from pipelines.annotations import JSON_ERRORS, Raw, clean_text, decode_record, read_table
+from pipelines.annotations import JSON_ERRORS, Int64, Raw, clean_text, decode_record, read_table
 from pipelines.draft import Draft, SplitRecords
 from pipelines.flickr30k_record import (
     Box,
@@ -41,23 +41,23 @@ _MAX_CAPTIONS = 1000
 class _Image(msgspec.Struct, gc=False):
     """A picture with one of its captions."""
 
-    id: int
+    id: Int64
     file_name: str
     caption: str
-    width: int | str | None = None
-    height: int | str | None = None
-    sentence_id: int | None = None  #: from 0
+    width: Int64 | str | None = None
+    height: Int64 | str | None = None
+    sentence_id: Int64 | None = None  #: from 0
 
 
 class _Annotation(msgspec.Struct, gc=False):
-    id: int
-    image_id: int
+    id: Int64
+    image_id: Int64
     bbox: tuple[float, float, float, float]
-    tokens_positive: list[tuple[int, int]]
+    tokens_positive: list[tuple[Int64, Int64]]
 
 
 class _Owner(msgspec.Struct):
-    image_id: int
+    image_id: Int64
 
 
 _images = msgspec.json.Decoder(_Image)

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from pipelines.annotations import clean_text, decode_record, read_lines
+from pipelines.annotations import Int64, clean_text, decode_record, read_lines
 from pipelines.draft import (
     Built,
     DatasetSpec,
@@ -45,7 +45,7 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
     conversations: list[msgspec.Raw] = []
     box_format: BoxFormat = "xyxy"
     split: str | None = None
-    id: str | int | None = None
+    id: str | Int64 | None = None
     native_id: str | None = None
 
 

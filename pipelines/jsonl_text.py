@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from pipelines.annotations import decode_record
+from pipelines.annotations import Int64, decode_record
 from pipelines.rejections import reject
 from roikit.mentions import join_mentions, plain, split_mentions
 from roikit.prompt import MAX_OPTIONS
@@ -46,7 +46,7 @@ class ReadTurns:
 
     turns: tuple[Turn, ...]
     options: tuple[str, ...] = ()  #: of the multiple-choice question it ends with
-    answer: int | None = None  #: index of the right option, where it is known
+    answer: Int64 | None = None  #: index of the right option, where it is known
 
 
 def read_turns(
@@ -74,7 +74,7 @@ def _read(exchanges: Sequence[_Exchange], numbers: Sequence[int | None]) -> Read
         return Problem("E_PHRASE_EMPTY", "expected an exchange, got an empty list")
     turns: list[Turn] = []
     options: list[str] = []
-    answer: int | None = None
+    answer: Int64 | None = None
     for i, exchange in enumerate(exchanges):
         problem = _form_problem(exchange, f"[{i}]", is_last=i == len(exchanges) - 1)
         if problem is not None:

@@ -24,13 +24,12 @@ from urllib.parse import urlsplit
 import msgspec
 
 from pipelines import lvis_reader
-from pipelines.annotations import Raw, decode_record, read_table
+from pipelines.annotations import Int64, Raw, decode_record, read_table
 from pipelines.class_labels import spoken_names
 from pipelines.class_names import LVIS_V05_CLASSES
 from pipelines.coco_form import (
     Box,
     Gathered,
-    Int64,
     add_boxes,
     add_category_conversation,
     add_images,

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from pipelines.coco_form import Int64
+from pipelines.annotations import Int64
 from roikit.errors import RoikitError
 
 

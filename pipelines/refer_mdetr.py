@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from pipelines.annotations import Raw, clean_text, decode_record, read_table
+from pipelines.annotations import Int64, Raw, clean_text, decode_record, read_table
 from pipelines.draft import SplitRecords
 from pipelines.images import ImageRoots
 from pipelines.refer import (
@@ -52,7 +52,7 @@ class _Annotation(msgspec.Struct, gc=False):
     id: Id
     original_id: Id
     bbox: Xywh
-    category_id: int | None = None
+    category_id: Int64 | None = None
 
 
 class _Numbered(msgspec.Struct):

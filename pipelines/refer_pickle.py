@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from pipelines.annotations import Raw, clean_text, convert_record, decode_record, read_table
+from pipelines.annotations import Int64, Raw, clean_text, convert_record, decode_record, read_table
 from pipelines.draft import SplitRecords
 from pipelines.images import ImageRoots
 from pipelines.refer import (
@@ -70,7 +70,7 @@ class _Annotation(msgspec.Struct):
     id: Id
     image_id: PhotoId
     bbox: Xywh
-    category_id: int | None = None
+    category_id: Int64 | None = None
 
 
 class _MaskedAnnotation(_Annotation):

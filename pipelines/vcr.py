@@ -26,7 +26,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from pipelines.annotations import JSON_ERRORS, decode_record, read_lines
+from pipelines.annotations import JSON_ERRORS, Int64, decode_record, read_lines
 from pipelines.draft import (
     Built,
     DatasetSpec,
@@ -73,8 +73,8 @@ class _Question(msgspec.Struct, gc=False):
     question: Tokens
     answer_choices: list[Tokens]
     rationale_choices: list[Tokens]
-    answer_label: int | None = None
-    rationale_label: int | None = None
+    answer_label: Int64 | None = None
+    rationale_label: Int64 | None = None
     #: Numbered from 1. Read for `--faithful` only.
     question_orig: str | None = None
     answer_orig: str | None = None
@@ -84,8 +84,8 @@ class _Question(msgspec.Struct, gc=False):
 class _Metadata(msgspec.Struct, gc=False):
     boxes: list[list[float]]
     names: list[str] | None = None
-    width: int | None = None
-    height: int | None = None
+    width: Int64 | None = None
+    height: Int64 | None = None
 
 
 class Payload(msgspec.Struct, array_like=True):

@@ -24,6 +24,7 @@ import msgspec
 
 from pipelines.annotations import (
     JSON_ERRORS,
+    Int64,
     Raw,
     clean_text,
     decode_record,
@@ -62,8 +63,8 @@ _UNLISTED = "unlisted"
 
 class _Entry(msgspec.Struct):
     regions: msgspec.Raw
-    id: int | None = None
-    image_id: int | None = None
+    id: Int64 | None = None
+    image_id: Int64 | None = None
 
 
 class _Region(msgspec.Struct, gc=False):
@@ -72,26 +73,26 @@ class _Region(msgspec.Struct, gc=False):
     y: float
     width: float
     height: float
-    region_id: int | None = None
-    id: int | None = None  #: version 1.0's name of `region_id`
+    region_id: Int64 | None = None
+    id: Int64 | None = None  #: version 1.0's name of `region_id`
 
 
 class _FlatImage(msgspec.Struct, gc=False):
-    id: int
+    id: Int64
     file_name: str
-    width: int | None = None
-    height: int | None = None
+    width: Int64 | None = None
+    height: Int64 | None = None
 
 
 class _FlatRegion(msgspec.Struct, gc=False):
-    id: int
-    image_id: int
+    id: Int64
+    image_id: Int64
     bbox: tuple[float, float, float, float]
     caption: str
 
 
 class _Owner(msgspec.Struct):
-    image_id: int
+    image_id: Int64
 
 
 class Payload(msgspec.Struct, array_like=True):

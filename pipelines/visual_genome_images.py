@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from pipelines.annotations import decode_record, read_list
+from pipelines.annotations import Int64, decode_record, read_list
 from pipelines.rejections import reject
 from roikit.sample import Rejection
 
@@ -19,11 +19,11 @@ class VgImage(msgspec.Struct, gc=False):
     """One image, as the file lists it."""
 
     url: str
-    image_id: int | None = None
-    id: int | None = None  #: version 1.0's name of `image_id`
-    width: int | None = None
-    height: int | None = None
-    coco_id: int | None = None
+    image_id: Int64 | None = None
+    id: Int64 | None = None  #: version 1.0's name of `image_id`
+    width: Int64 | None = None
+    height: Int64 | None = None
+    coco_id: Int64 | None = None
 
 
 _images = msgspec.json.Decoder(VgImage)

@@ -152,7 +152,7 @@ def test_every_trap_has_its_code_and_costs_itself_only(source: Path, shards: Any
             ("annotations[6]", "E_RECORD_DUPLICATE"),
             ("annotations[7]", "E_IMAGE_UNKNOWN"),
             ("annotations[11]", "E_FIELD_TYPE"),
-            ("annotations[12]", "E_FIELD_TYPE"),
+            ("annotations[12]", "E_VALUE_RANGE"),
             ("annotations[17]", "E_CATEGORY_UNKNOWN"),
             ("annotations[19]", "E_CROWD"),
             ("annotations[20]", "E_FIELD_TYPE"),
@@ -169,7 +169,7 @@ def test_every_trap_has_its_code_and_costs_itself_only(source: Path, shards: Any
             ("images[9]", "E_RECORD_DUPLICATE"),
             ("images[10]", "E_FIELD_TYPE"),  # costs its two lists only
             ("images[12]", "E_FIELD_TYPE"),
-            ("images[13]", "E_FIELD_TYPE"),
+            ("images[13]", "E_VALUE_RANGE"),
         ]
     )
     samples = shards.samples("lvis", "train")

@@ -149,6 +149,18 @@ def test_without_densecaps_lists_we_cut_our_own_and_say_so(
     assert sizes == {report.split: report.images_found for report in again}
 
 
+def test_a_number_that_nothing_can_hold_costs_its_record_only(tree: Any, shards: Any) -> None:
+    giant = image(2) | {"coco_id": 10**400}
+    tree.json("image_data.json", [image(1), giant, image(3) | {"image_id": -(2**64)}])
+    regions = [{"id": i, "regions": [region(i, i, (1, 1, 9, 9), "a dog")]} for i in (1, 2, 3)]
+    tree.json("region_descriptions.json", regions)
+    tree.json("densecap_splits.json", {"train": [1, 2, 3], "val": [], "test": []})
+    tree.picture("VG_100K/1.jpg")
+    (report,) = convert("vg", tree.root, shards.root, splits=["train"], max_rejects=1)
+    assert report.images_converted == 1
+    assert report.rejections == {"E_VALUE_RANGE": 2, "E_IMAGE_UNKNOWN": 2}
+
+
 @pytest.mark.parametrize("damage", [b"{", b"\x9e", b'{"a": "\x9e"}', b"[" * 5000, b'{"train": 1}'])
 def test_a_damaged_list_of_splits_is_one_clear_error(
     source: Path, shards: Any, damage: bytes
