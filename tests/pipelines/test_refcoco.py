@@ -221,7 +221,7 @@ def test_every_trap_has_its_code_and_costs_only_itself(source: Path, shards: Any
             (refs, "[28]", "E_VALUE_RANGE"),
             (refs, "[29].sentences[0]", "E_FIELD_MISSING"),
             (refs, "[30]", "E_FIELD_TYPE"),
-            (refs, "[32]", "E_FIELD_TYPE"),
+            (refs, "[32]", "E_VALUE_RANGE"),
             (refs, "[33]", "E_FIELD_MISSING"),
         ]
     )
