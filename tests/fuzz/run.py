@@ -188,8 +188,10 @@ def _convert(tree: Tree, source: Path, work: Path, watch: Watch, *, dry_run: boo
         watch.allowed = ()
     if watch.seen:
         outcome = f"FAILED outside the output: {watch.seen[:4]}"
-    if (Path.cwd() / CANARY).exists():
+    canary = Path.cwd() / CANARY
+    if canary.exists():
         outcome = "FAILED a pickle ran code"
+        canary.unlink()
     return outcome
 
 
