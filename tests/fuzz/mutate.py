@@ -5,6 +5,7 @@ inside their structure as well as bytewise, so that damage gets past the parser 
 converters.
 """
 
+import contextlib
 import json
 import pickle
 import random
@@ -91,9 +92,10 @@ def mutate(name: str, data: bytes, rng: random.Random) -> bytes:
     structured = next((fit for tail, fit in _STRUCTURED if name.endswith(tail)), None)
     if structured is not None and rng.random() < 0.7:
         # Once, and first: taking a pickle apart a second time would run what the first put in.
-        data = structured(data, rng)
-        if rng.random() < 0.6:
-            return data
+        with contextlib.suppress(ValueError, IndexError, pickle.UnpicklingError, EOFError):
+            data = structured(data, rng)
+            if rng.random() < 0.6:
+                return data
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         data = rng.choice(_BYTEWISE)(data, rng)
     return data
