@@ -16,7 +16,7 @@ from typing import BinaryIO
 from roikit.errors import ValidationError
 from roikit.sample import Sample, encode_sample
 from shards import merkle
-from shards.atomic import replacing, start_writing_back
+from shards.atomic import replacing, start_writing_back, write_parts
 
 BLOCK_BYTES = tarfile.BLOCKSIZE
 #: Members are gathered until they are this much, then written at once.
@@ -152,14 +152,15 @@ class _Appender:
     def end(self) -> None:
         """Append the end of the archive."""
         end = self._written + self._waiting + 2 * BLOCK_BYTES
-        self._parts.append(b"\0" * (2 * BLOCK_BYTES + -end % tarfile.RECORDSIZE))
+        closing = b"\0" * (2 * BLOCK_BYTES + -end % tarfile.RECORDSIZE)
+        self._parts.append(closing)
+        self._waiting += len(closing)
         self._flush()
 
     def _flush(self) -> None:
-        data = b"".join(self._parts)
-        self._file.write(data)
+        write_parts(self._file, self._parts)
         # The disk works while the next samples are made, and the last fsync has little to wait for.
-        start_writing_back(self._file, self._written, len(data))
-        self._written += len(data)
+        start_writing_back(self._file, self._written, self._waiting)
+        self._written += self._waiting
         self._parts.clear()
         self._waiting = 0

@@ -1,9 +1,12 @@
 import multiprocessing
+import os
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from roikit.errors import UsageError
-from shards.atomic import leftovers, locked, replacing, write_bytes
+from shards.atomic import leftovers, locked, replacing, write_bytes, write_parts
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -50,3 +53,20 @@ def test_a_lock_keeps_other_processes_out_until_it_is_let_go(tmp_path):
     with locked(path):
         assert "another process holds this lock" in attempt()
     assert attempt() == "got it"
+
+
+@pytest.mark.parametrize("num_parts", [0, 1, 3, 1000])
+def test_parts_are_written_in_order_though_the_system_takes_them_bit_by_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_parts: int
+) -> None:
+    parts = [bytes([i % 251]) * (i % 7) for i in range(num_parts)]
+    real = os.writev
+
+    def some(descriptor: int, waiting: Sequence[bytes]) -> int:
+        return real(descriptor, [bytes(b"".join(waiting))[:2]])
+
+    monkeypatch.setattr(os, "writev", some)
+    with (tmp_path / "a").open("wb") as file:
+        file.write(b"before")
+        write_parts(file, parts)
+    assert (tmp_path / "a").read_bytes() == b"before" + b"".join(parts)
