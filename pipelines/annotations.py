@@ -72,7 +72,7 @@ def read_table(
     table = _split(path, map_file(path), dict, "the file")
     missing = [name for name in lists if name not in table]
     if missing:
-        found = ", ".join(f"`{name}`" for name in table) or "nothing"
+        found = ", ".join(f"`{name[:40]}`" for name in list(table)[:8]) or "nothing"
         raise UsageError(
             f"`{path}`: expected a JSON object with `{missing[0]}`, found {found}", hint=_WRONG_FILE
         )

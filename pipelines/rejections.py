@@ -7,6 +7,8 @@ a conversion with exit 3; policies are decisions about good data and do not coun
 
 from roikit.sample import Rejection, Source
 
+_MAX_MESSAGE = 500
+
 #: Something is wrong with the data.
 FAULTS: dict[str, str] = {
     "E_BOX_EMPTY": "the box is less than one pixel wide or high, in the file or inside the picture",
@@ -68,5 +70,7 @@ def reject(
         native_id: of the image, where it is known.
     """
     assert code in CODES, code
+    if len(message) > _MAX_MESSAGE:  # a name in it may be a damaged file's whole rest
+        message = f"{message[:_MAX_MESSAGE]} ..."
     source = Source(file=file, record=record)
     return Rejection(code=code, message=message, source=source, native_id=native_id)

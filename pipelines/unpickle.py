@@ -109,7 +109,9 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[misc,name-defined,unused-ig
     # The pure Python one: the C one allocates what a damaged memo index asks for, however much.
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ANSWERS:
-            raise pickle.UnpicklingError(f"it asks for `{module}.{name}`")
+            raise pickle.UnpicklingError(
+                f"it asks for `{ascii(f'{module[:60]}.{name[:60]}')[1:-1]}`"
+            )
         return _ANSWERS[module, name]
 
 
@@ -134,6 +136,6 @@ def read_pickle(path: Path) -> Any:
         ) from error
     except Exception as error:  # a damaged pickle can raise almost anything
         raise UsageError(
-            f"`{path}`: not a readable pickle ({type(error).__name__}: {error})",
+            f"`{path}`: not a readable pickle ({type(error).__name__}: {str(error)[:100]!a})",
             hint="it may have been cut off while downloading: get it again",
         ) from error

@@ -71,3 +71,13 @@ def test_damage_is_one_clear_line(tmp_path: Path) -> None:
             assert str(path) in str(error)
             assert "\n" not in str(error)
     assert num_refused > 1000
+
+
+def test_a_message_is_one_short_line_whatever_the_pickle_asks_for(tmp_path: Path) -> None:
+    for data in (b"c" + b"m" * 5000 + b"\nna\x1bme\n.", b"cos\n" + b"n" * 5000 + b"\n."):
+        path = tmp_path / "refs.p"
+        path.write_bytes(data)
+        with pytest.raises(UsageError, match="it asks for") as caught:
+            read_pickle(path)
+        assert len(str(caught.value)) < 300 + len(str(path))
+        assert str(caught.value).isprintable()
