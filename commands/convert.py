@@ -145,7 +145,7 @@ def convert(
     from pipelines.run import convert_job
     from pipelines.steps import TaskShare, commit_step, plan_step, tasks_step
     from roikit import render
-    from roikit.remote import place
+    from roikit.urls import place
 
     if tasks is not None and step is not Step.TASKS:
         raise UsageError("--tasks: names a share of the tasks; give it with `--step tasks`")

@@ -19,7 +19,7 @@ class Stage(StrEnum):
 
 def _shards_folder(text: str | Path) -> Path:
     """Return the folder of the shards: for a URL, the one on this machine that stands for it."""
-    from roikit.remote import place
+    from roikit.urls import place
 
     found = place(str(text))
     if isinstance(found, Path):

@@ -16,7 +16,7 @@ from pipelines.remote_source import RemoteFolder, remote_folder
 from roikit import boxes
 from roikit.errors import UsageError
 from roikit.images import ImageHeader
-from roikit.remote import is_url
+from roikit.urls import is_url
 
 Box = tuple[float, float, float, float]
 

@@ -8,6 +8,7 @@ from pipelines.draft import DatasetSpec, OpenSource, SourceOptions
 from pipelines.engines import Engine
 from pipelines.reports import ProgressCall
 from roikit.errors import UsageError
+from roikit.urls import clean_command
 from shards import remote as store
 
 DEFAULT_MAX_SHARD_BYTES = 256 * 1024 * 1024
@@ -37,7 +38,9 @@ class Job:
     overwrite: bool = False  #: replace shards that were made from other sources or settings
     extend: bool = False  #: add what is new to a split that is committed
     progress: ProgressCall = lambda _: None  #: told how far it is
-    command: str | None = None  #: the command line, noted with the run
+    command: str | None = (
+        None  #: the command line, to be noted and shown; its secrets are taken out
+    )
 
     def __post_init__(self) -> None:
         for name in ("limit", "workers", "max_shard_bytes"):
@@ -57,6 +60,8 @@ class Job:
                 hint="leave out `--limit`, or convert it again with `--overwrite`",
             )
         check_source_options(self.spec, self.options)
+        if self.command is not None:
+            object.__setattr__(self, "command", clean_command(self.command))  # the class is frozen
 
 
 def open_source(job: Job) -> OpenSource:

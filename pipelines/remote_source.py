@@ -15,6 +15,7 @@ import msgspec
 
 from roikit import remote
 from roikit.remote import NothingThereError, RemoteFile
+from roikit.urls import join
 from shards.atomic import locked, write_bytes
 from shards.remote import slug
 
@@ -110,14 +111,14 @@ def remote_folder(folder: Path) -> RemoteFolder | None:
         return None
     listing, name = found
     below = "" if name == "." else f"{name}/"
-    url = remote.join(listing.url, below.rstrip("/"))
+    url = join(listing.url, below.rstrip("/"))
     return RemoteFolder(url=url, sizes=listing.sizes, below=below)
 
 
 def as_given(path: Path) -> str:
     """Return a file's name as the user knows it: the URL of what was fetched, else the path."""
     found = _find(path)
-    return str(path) if found is None else remote.join(found[0].url, found[1])
+    return str(path) if found is None else join(found[0].url, found[1])
 
 
 def _annotations(there: Mapping[str, RemoteFile]) -> Iterator[str]:
@@ -143,7 +144,7 @@ def _mirror(
     only: str = "",
 ) -> Path:
     """Make the local tree of `url` hold `wanted` as they are in the store, and nothing else."""
-    home = cache / slug(remote.join(url, only))
+    home = cache / slug(join(url, only))
     tree = home / _TREE
     tree.mkdir(parents=True, exist_ok=True)
     with locked(home / ".lock"):

@@ -31,7 +31,6 @@ from pipelines.reports import Progress, SplitReport
 from pipelines.space import check_space
 from pipelines.task import TaskCounts
 from roikit.errors import RoikitError
-from roikit.remote import without_secrets
 from shards import manifest
 from shards import remote as store
 from shards.atomic import leftovers, locked
@@ -243,7 +242,7 @@ def run_info(job: Job, *, started: str, seconds: float, engine: str, workers: in
         seconds=round(seconds, 3),
         workers=workers,
         engine=engine,
-        command=job.command and without_secrets(job.command),
+        command=job.command,
     )
 
 

@@ -2,13 +2,12 @@
 
 In: the URL of a folder and names below it, with forward slashes. Any fsspec protocol; its package
 must be installed. Failures of the network are tried again, and what remains is raised as one clear
-line. A password in a URL never leaves this module: `keep_login` takes it out and keeps it in the
-environment, where worker processes find it. Knows no dataset and no shard.
+line. URLs come without a login (`roikit/urls.py` keeps it); it is put back in here, for the store's
+library alone. Knows no dataset and no shard.
 """
 
 import contextlib
 import errno
-import json
 import logging
 import os
 import re
@@ -17,29 +16,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeVar
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote
 
 from roikit.errors import RoikitError, UsageError
+from roikit.urls import CREDENTIALS_HINT, WEB, join, login_of, with_login
 
 log = logging.getLogger(__name__)
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-_LOGIN = re.compile(r"(?<=://)[^/@\s'\"]+@")
-_QUERY = re.compile(r"(://[^\s?'\"`]+)\?[^\s'\"`]*")
-#: Holds {"https://host": "user:password"}; secrets, so not on a disk.
-_LOGINS = "ROIKIT_URL_LOGINS"
-#: Nothing is put there.
-_READ_ONLY = ("http", "https")
 #: Files fetched at once: the file system takes them together, and progress is told in between.
 _BATCH = 256
 #: Pauses before another try, in seconds.
 _PAUSES_S = (1.0, 3.0)
 #: What tells one content of a file from the next, by the stores' own names for it.
 _VERSIONS = ("ETag", "etag", "md5Hash", "generation", "LastModified", "Last-Modified", "mtime")
-_CREDENTIALS_HINT = (
-    "give credentials as the store's own tools take them (for S3: AWS_PROFILE, ~/.aws, or the "
-    "variables AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), and check what they may do"
-)
+#: What a login is called by the file systems that do not take it in the URL.
+_LOGIN_OPTIONS = ("username", "user", "password")
 
 T = TypeVar("T")
 
@@ -60,52 +51,6 @@ class RemoteFile:
     version: str  #: changes when the content does; empty where the store says nothing of the kind
 
 
-def is_url(place: Path | str) -> bool:
-    """Tell whether a user's `place` is a URL; `file://` is one, too."""
-    return isinstance(place, str) and _URL.match(place) is not None
-
-
-def place(text: str) -> Path | str:
-    """Read a folder or file as a user gives it: a path, or a URL, whose login is kept apart."""
-    if not is_url(text):
-        return Path(text)
-    if text.startswith("file://"):
-        return Path(unquote(urlsplit(text).path))
-    return keep_login(text)
-
-
-def keep_login(url: str) -> str:
-    """Return the URL without `user:password@`, which this process and its children remember.
-
-    Raises:
-        UsageError: it holds a query, such as a signature: that speaks of one file, not of those
-            below a folder.
-    """
-    parts = urlsplit(url)
-    if parts.query:
-        raise UsageError(
-            f"`{without_secrets(url)}`: expected the URL of a folder or file, found a query "
-            "(`?...`) behind it",
-            hint=_CREDENTIALS_HINT,
-        )
-    login, at, host = parts.netloc.rpartition("@")
-    if at:
-        logins = json.loads(os.environ.get(_LOGINS, "{}"))
-        logins[f"{parts.scheme}://{host}"] = login
-        os.environ[_LOGINS] = json.dumps(logins)
-    return urlunsplit((parts.scheme, host, parts.path.rstrip("/"), "", ""))
-
-
-def without_secrets(text: str) -> str:
-    """Take logins and queries out of every URL in `text`."""
-    return _QUERY.sub(r"\1", _LOGIN.sub("", text))
-
-
-def join(url: str, name: str) -> str:
-    """Return the URL of `name` below the folder `url`, to be shown or used as a folder."""
-    return f"{url.rstrip('/')}/{name}" if name else url
-
-
 def check_writable(url: str) -> None:
     """Check that the bucket is there and answers, before hours of work.
 
@@ -113,7 +58,7 @@ def check_writable(url: str) -> None:
         UsageError: it is not there, denies access, or its protocol can only be read.
     """
     protocol = url.split("://")[0]
-    if protocol in _READ_ONLY:
+    if protocol in WEB:
         raise UsageError(
             f"`{url}`: nothing can be written over {protocol}",
             hint="choose another `--out`: a folder, or a store such as s3://bucket/shards",
@@ -302,13 +247,16 @@ def _call(url: str, action: Callable[[Any, str], T], *, shown: str | None = None
 
 
 def _file_system(url: str) -> tuple[Any, str]:
-    from fsspec.core import url_to_fs  # brings in what only URLs need
+    from fsspec.core import get_filesystem_class, url_to_fs  # brings in what only URLs need
 
-    parts = urlsplit(url)
-    login = json.loads(os.environ.get(_LOGINS, "{}")).get(f"{parts.scheme}://{parts.netloc}")
+    options: dict[str, str] = {}
+    login = login_of(url)
     if login is not None:
-        url = urlunsplit((parts.scheme, f"{login}@{parts.netloc}", parts.path, "", ""))
-    fs, path = url_to_fs(url)
+        whole = with_login(url, login)
+        taken = get_filesystem_class(url.split("://")[0])._get_kwargs_from_urls(whole)
+        options = {name: unquote(taken[name]) for name in _LOGIN_OPTIONS if name in taken}
+        url = url if options else whole  # aiohttp reads it from there, and decodes it itself
+    fs, path = url_to_fs(url, **options)
     return fs, path
 
 
@@ -338,9 +286,9 @@ def _in_our_words(error: Exception, url: str) -> RoikitError | None:
             hint="check the name, and that the bucket exists; roikit makes none",
         )
     if isinstance(error, PermissionError) or status in (401, 403):
-        return UsageError(f"`{url}`: access denied", hint=_CREDENTIALS_HINT)
+        return UsageError(f"`{url}`: access denied", hint=CREDENTIALS_HINT)
     if "Credential" in name or "Auth" in name:
-        return UsageError(f"`{url}`: found no credentials for it", hint=_CREDENTIALS_HINT)
+        return UsageError(f"`{url}`: found no credentials for it", hint=CREDENTIALS_HINT)
     is_theirs = type(error).__module__.split(".")[0] not in ("builtins", "roikit")
     if isinstance(error, OSError | TimeoutError) or is_theirs:
         return RemoteError(

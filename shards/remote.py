@@ -19,6 +19,7 @@ import msgspec
 from roikit import remote
 from roikit.errors import CorruptSampleError, UsageError
 from roikit.remote import RemoteFile
+from roikit.urls import join
 from shards.atomic import locked, put_in_place, write_bytes
 from shards.commit import LOCK_NAME, claim_split
 from shards.layout import (
@@ -73,7 +74,7 @@ def split_url(root: Path | str, dataset: str, split: str) -> str:
     folder = split_dir(root, dataset, split)
     url = url_of(root)
     assert url is not None, root
-    return remote.join(url, folder.relative_to(root).as_posix())
+    return join(url, folder.relative_to(root).as_posix())
 
 
 def claim(root: Path, dataset: str, split: str, *, plan_hash: str, overwrite: bool) -> None:

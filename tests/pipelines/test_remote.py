@@ -16,13 +16,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
+from fsspec.utils import infer_storage_options
 
 import cli
 from pipelines import run, split
 from pipelines.places import brought_here
 from pipelines.reports import SplitReport
-from roikit import remote
+from roikit import remote, urls
 from roikit.errors import RoikitError, UsageError
 from roikit.remote import RemoteError
 from shards import manifest
@@ -475,9 +477,52 @@ def test_a_web_server_s_listing_is_a_source(coco_tree: WriteTree, tmp_path: Path
     assert files_of(tmp_path / "b") == files_of(tmp_path / "a")
 
 
-def test_memory_is_refused_to_a_pool(tmp_path: Path) -> None:
+@pytest.mark.parametrize("out", ["memory://shards", "memory:///shards"])
+def test_memory_is_refused_to_a_pool(tmp_path: Path, out: str) -> None:
     with pytest.raises(UsageError, match="one process's own"):
-        convert(tmp_path, "memory://shards", tmp_path / "below", workers=2)
+        convert(tmp_path, urls.place(out), tmp_path / "below", workers=2)
+
+
+def test_a_url_without_a_host_is_no_path(
+    coco_tree: WriteTree, tmp_path: Path, memory: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROIKIT_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    coco_tree(tmp_path / "source", 3)
+    convert(tmp_path / "source", tmp_path / "out", tmp_path / "below")
+    memory.put_tree(tmp_path / "source", "coco#1")
+    options = ["--workers", "1", "--max-shard-bytes", str(SHARD_BYTES)]
+    arguments = ["memory:///bucket/coco#1", "--out", "memory:///bucket/shards#2", *options]
+    cli.app(["convert", "coco", *arguments], standalone_mode=False)
+    there = {n: d for n, d in memory.objects("shards#2").items() if n.endswith(".tar")}
+    assert there == {n: d for n, d in files_of(tmp_path / "out").items() if n.endswith(".tar")}
+    assert not [path for path in tmp_path.iterdir() if ":" in path.name]
+
+
+def test_a_login_reaches_a_store_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[str, str, str]] = []
+
+    class Vault(fsspec.AbstractFileSystem):  # type: ignore[misc]
+        protocol = "vault"
+        cachable = False
+
+        def __init__(self, host: str, username: str, password: str) -> None:
+            super().__init__()
+            given.append((host, username, password))
+
+        @staticmethod
+        def _get_kwargs_from_urls(urlpath: str) -> dict[str, Any]:
+            found = infer_storage_options(urlpath)
+            return {k: v for k, v in found.items() if k in ("host", "username", "password")}
+
+        def find(self, path: str, **_: Any) -> dict[str, Any]:
+            return {}
+
+    fsspec.register_implementation("vault", Vault, clobber=True)
+    monkeypatch.setenv("ROIKIT_URL_LOGINS", "{}")
+    url = urls.place("vault://bob:p%40ss%2Fword@host/vcr")
+    assert remote.list_files(str(url)) == {}
+    assert given == [("host", "bob", "p@ss/word")]
 
 
 def test_the_command_takes_urls_and_keeps_logins_to_itself(
@@ -507,6 +552,30 @@ def test_the_command_takes_urls_and_keeps_logins_to_itself(
     assert SECRET not in said.out + said.err
 
 
+def test_the_next_step_is_named_without_a_login(
+    coco_tree: WriteTree,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("ROIKIT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("ROIKIT_URL_LOGINS", "{}")
+    coco_tree(tmp_path / "source", 3)
+    with web_server(tmp_path / "source", f"me:{SECRET}") as host:
+        source, out = f"http://me:{SECRET}@{host}", str(tmp_path / "out")
+        for more in (["--step", "plan"], ["--step", "plan", "--json"]):
+            arguments = ["convert", "coco", source, "--out", out, *more]
+            monkeypatch.setattr(sys, "argv", ["roikit", *arguments])
+            cli.app(arguments, standalone_mode=False)
+        said = capsys.readouterr()
+        assert f"roikit convert coco http://{host} --out" in said.err
+        assert f"roikit convert coco http://{host} --out" in said.out
+        arguments[-2:] = ["commit"]
+        with pytest.raises(RoikitError, match="not finished") as caught:
+            cli.app(arguments, standalone_mode=False)
+    assert SECRET not in said.out + said.err + str(caught.value.hint)
+
+
 def test_commands_work_on_the_local_side_or_say_that_they_cannot(
     coco_tree: WriteTree,
     tmp_path: Path,
@@ -531,11 +600,3 @@ def test_commands_work_on_the_local_side_or_say_that_they_cannot(
         cli.app([*convert_it, "--extend"], standalone_mode=False)
     with pytest.raises(UsageError, match="these lie behind a URL"):
         cli.app(["show", "coco-val-000000000", *where], standalone_mode=False)
-
-
-def test_a_query_behind_a_url_is_refused_without_repeating_it() -> None:
-    with pytest.raises(UsageError, match="found a query") as caught:
-        remote.place(f"https://host/vcr?token={SECRET}")
-    assert SECRET not in str(caught.value)
-    text = f"roikit convert vcr https://me:{SECRET}@host/a?X-Amz-Signature={SECRET} --seed 1"
-    assert remote.without_secrets(text) == "roikit convert vcr https://host/a --seed 1"
