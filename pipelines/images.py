@@ -4,6 +4,7 @@ Annotations come from strangers: a file name in them may not leave the folder it
 Boxes come back in pixels of the upright picture, clipped, or as the code they are rejected for.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ import numpy.typing as npt
 
 from pipelines.remote_source import RemoteFolder, remote_folder
 from roikit import boxes
-from roikit.errors import UsageError
+from roikit.errors import RoikitError, UsageError
 from roikit.images import ImageHeader
 from roikit.urls import is_url
 
@@ -22,6 +23,13 @@ Box = tuple[float, float, float, float]
 
 #: How far, in pixels, a rescaled size may lie from the real one: both were rounded once.
 _ROUNDING_PX = 2.0
+#: Errors that say that there is no file of that name. Any other may pass, and says nothing of it.
+_NO_SUCH_FILE = frozenset(
+    {
+        *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+        *(errno.ELOOP, errno.EINVAL, errno.EILSEQ),
+    }
+)
 #: No annotation is drawn on a picture larger than this; a file may still say so.
 _LARGEST_SIDE = 1 << 31
 
@@ -36,26 +44,56 @@ class ImageRoots:
         """Look for the first of `candidates` (paths below a root) that is a file.
 
         Returns:
-            The root's index, the candidate, the file's size in bytes; None where there is none.
-        """
-        for i, folder in enumerate(self.folders):
-            for name in candidates:
-                num_bytes = _file_bytes(folder, name)
-                if num_bytes is not None:
-                    return i, name, num_bytes
-        return None
-
-    def read(self, root: int, name: str) -> bytes:
-        """Return the bytes of the file `name` below folder `root`.
+            The root's index, the candidate, the file's size in bytes; None where there is none. A
+            candidate that may not be looked at is taken, with 0 bytes, where there is no other.
 
         Raises:
-            OSError: it is not there, or cannot be read.
-            RemoteError: its store does not answer.
+            RoikitError: the disk or the network does not answer as it should.
+        """
+        denied: tuple[int, str, int] | None = None
+        for i, folder in enumerate(self.folders):
+            for name in candidates:
+                try:
+                    num_bytes = _file_bytes(folder, name)
+                except PermissionError:
+                    denied = denied or (i, name, 0)
+                    continue
+                if num_bytes is not None:
+                    return i, name, num_bytes
+        return denied
+
+    def read(self, root: int, name: str) -> bytes:
+        """Return the bytes of the file `name` below folder `root`, where `find` found it.
+
+        Raises:
+            PermissionError: it may not be read.
+            FileNotFoundError: it is gone since.
+            RoikitError: the disk, network or store does not answer as it should. That may pass, so
+                it must not become a rejection.
         """
         folder = self.folders[root]
-        return (
-            folder.read(name) if isinstance(folder, RemoteFolder) else (folder / name).read_bytes()
-        )
+        try:
+            if isinstance(folder, RemoteFolder):
+                return folder.read(name)
+            return (folder / name).read_bytes()
+        except (PermissionError, FileNotFoundError):
+            raise
+        except OSError as error:
+            if error.errno in _NO_SUCH_FILE:
+                raise FileNotFoundError(errno.ENOENT, error.strerror, name) from error
+            raise _does_not_answer(f"{folder}/{name}", error) from error
+
+
+def changed(folder: Path | RemoteFolder, name: str, then: str, now: str) -> RoikitError:
+    """Make the error for a file that is not what the plan found.
+
+    Going on would give one plan's hash to two contents, and so would leaving it out.
+    """
+    return RoikitError(
+        f"`{folder}/{name}`: {then} when the plan was made, now {now}",
+        hint="once the source stays as it is, plan anew: the same command with `--overwrite`, or"
+        " with `--extend` if that was given",
+    )
 
 
 def _file_bytes(folder: Path | RemoteFolder, name: str) -> int | None:
@@ -64,9 +102,22 @@ def _file_bytes(folder: Path | RemoteFolder, name: str) -> int | None:
     try:
         # There are half a million: `Path` objects would cost more than the look.
         status = os.stat(os.path.join(folder, name))  # noqa: PTH116, PTH118
-    except (OSError, ValueError):
+    except ValueError:
         return None
+    except PermissionError:
+        raise
+    except OSError as error:
+        if error.errno in _NO_SUCH_FILE:
+            return None
+        raise _does_not_answer(f"{folder}/{name}", error) from error
     return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def _does_not_answer(file: str, error: OSError) -> RoikitError:
+    return RoikitError(
+        f"`{file}`: cannot be read: {error.strerror or error}",
+        hint="mend that and run the same command again: finished shards are kept",
+    )
 
 
 def planned_roots(places: Sequence[str]) -> ImageRoots:

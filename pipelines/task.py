@@ -13,12 +13,11 @@ from typing import Any
 import msgspec
 
 from pipelines.draft import Built, DatasetSpec, Draft, Picture
-from pipelines.images import ImageRoots, planned_roots, safe_name
+from pipelines.images import ImageRoots, changed, planned_roots, safe_name
 from pipelines.phrasing import Phraser
 from pipelines.plan import Plan, ShardDraft, read_draft, read_plan
 from pipelines.registry import find_dataset
 from pipelines.rejections import reject
-from pipelines.remote_source import RemoteFolder
 from pipelines.source import unusable_picture
 from roikit import images
 from roikit.errors import CorruptSampleError, RoikitError, ValidationError
@@ -254,7 +253,7 @@ def _read_picture(
     """Read a picture's bytes and check them as far as is cheap: header and end; pixels if asked.
 
     Raises:
-        RoikitError: the file is not the one that the plan found.
+        RoikitError: the file is not the one that the plan found, or its disk does not answer.
     """
     if not safe_name(draft.file):
         reason = "this path leaves the image folder"
@@ -262,15 +261,16 @@ def _read_picture(
     if draft.root is None:
         folders = ", ".join(f"`{folder}`" for folder in roots.folders) or "no image folder"
         return unusable_picture("E_IMAGE_MISSING", draft, reason=f"not found in {folders}")
+    folder, then = roots.folders[draft.root], f"had {draft.num_bytes:,} bytes"
     try:
         data = roots.read(draft.root, draft.file)
-    except FileNotFoundError:
-        raise _changed(draft, roots.folders[draft.root], "it is gone") from None
-    except OSError as error:
+    except FileNotFoundError as error:
+        raise changed(folder, draft.file, then, "it is gone") from error
+    except PermissionError as error:
         reason = f"cannot be read: {error.strerror}"
         return unusable_picture("E_IMAGE_UNREADABLE", draft, reason=reason)
     if len(data) != draft.num_bytes:
-        raise _changed(draft, roots.folders[draft.root], f"it has {len(data):,}")
+        raise changed(folder, draft.file, then, f"it has {len(data):,}")
     try:
         header = images.read_header(data)
     except CorruptSampleError as error:
@@ -284,16 +284,6 @@ def _read_picture(
         except CorruptSampleError as error:
             return unusable_picture("E_IMAGE_UNDECODABLE", draft, reason=str(error))
     return data, header
-
-
-def _changed(draft: Draft, folder: Path | RemoteFolder, found: str) -> RoikitError:
-    # Going on would give one plan's hash to two contents, and to leave the picture out, too.
-    return RoikitError(
-        f"`{folder}/{draft.file}`: had {draft.num_bytes:,} bytes when the plan was made,"
-        f" now {found}",
-        hint="once the source stays as it is, plan anew: the same command with `--overwrite`, or"
-        " with `--extend` if that was given",
-    )
 
 
 def _with_context_marked(built: Built) -> tuple[Region, ...]:

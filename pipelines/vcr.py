@@ -38,7 +38,7 @@ from pipelines.draft import (
     SourceOptions,
     SplitRecords,
 )
-from pipelines.images import Frame, ImageRoots, image_roots, match_frame, safe_name
+from pipelines.images import Frame, ImageRoots, changed, image_roots, match_frame, safe_name
 from pipelines.phrasing import enumerated
 from pipelines.rejections import reject
 from pipelines.source import missing_files, require_folder, unusable_picture
@@ -179,7 +179,10 @@ def _read_scene(
         )
     try:
         data = picture.roots.read(payload.metadata_root, payload.metadata_file)
-    except OSError as error:
+    except FileNotFoundError as error:
+        folder = picture.roots.folders[payload.metadata_root]
+        raise changed(folder, payload.metadata_file, "was there", "it is gone") from error
+    except PermissionError as error:
         reason = f"`{payload.metadata_file}` cannot be read: {error.strerror}"
         return unusable_picture("E_METADATA_MISSING", draft, reason=reason)
     metadata = decode_record(_metadata, data, record="the file", **where)

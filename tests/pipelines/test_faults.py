@@ -293,6 +293,84 @@ def test_a_manifest_that_cannot_be_written_leaves_a_whole_split(
     assert verify(shards.root).is_good
 
 
+# --- a source whose disk or network falters ---
+
+PASSING = [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENOMEM]
+
+
+def falter(monkeypatch: pytest.MonkeyPatch, at: str, name: str, number: int) -> None:
+    """Let looking at (`stat`) or reading (`read`) the files of a name fail with an error."""
+    owner, method = (os, "stat") if at == "stat" else (Path, "read_bytes")
+    real = getattr(owner, method)
+
+    def fail(path: Any, *arguments: Any, **options: Any) -> Any:
+        if str(path).endswith(name):
+            raise OSError(number, os.strerror(number))
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(owner, method, fail)
+
+
+@pytest.mark.parametrize("at", ["stat", "read"])
+@pytest.mark.parametrize("number", PASSING)
+def test_an_error_that_may_pass_ends_it_and_a_rerun_gives_the_same_bytes(
+    coco_tree: WriteTree,
+    tmp_path: Path,
+    shards: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    at: str,
+    number: int,
+) -> None:
+    coco_tree(tmp_path / "source", 4)
+    fresh = type(shards)(tmp_path / "fresh")
+    run(tmp_path / "source", fresh.root)
+    with monkeypatch.context() as patched:
+        falter(patched, at, "000000000003.jpg", number)
+        with pytest.raises(RoikitError, match=r"000000000003\.jpg`: cannot be read") as caught:
+            run(tmp_path / "source", shards.root, max_rejects=1)
+    assert os.strerror(number) in str(caught.value)
+    assert not commit_path(shards.root, "coco", "val").exists()
+    report = run(tmp_path / "source", shards.root)
+    assert (report.images_converted, report.rejections) == (4, {})
+    assert shards.tars("coco", "val") == fresh.tars("coco", "val")
+
+
+@pytest.mark.parametrize(
+    ("at", "number", "code"),
+    [
+        ("stat", errno.ENOTDIR, "E_IMAGE_MISSING"),
+        ("stat", errno.ENAMETOOLONG, "E_IMAGE_MISSING"),
+        ("stat", errno.ELOOP, "E_IMAGE_MISSING"),
+        ("both", errno.EACCES, "E_IMAGE_UNREADABLE"),
+        ("read", errno.EACCES, "E_IMAGE_UNREADABLE"),
+    ],
+)
+def test_an_error_of_the_name_rejects_the_picture(
+    coco_tree: WriteTree,
+    tmp_path: Path,
+    shards: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    at: str,
+    number: int,
+    code: str,
+) -> None:
+    coco_tree(tmp_path / "source", 4)
+    for place in ("stat", "read") if at == "both" else (at,):
+        falter(monkeypatch, place, "000000000003.jpg", number)
+    report = run(tmp_path / "source", shards.root, max_rejects=1)
+    assert (report.images_converted, report.rejections) == (3, {code: 1})
+
+
+def test_a_picture_that_may_be_read_goes_before_one_that_may_not(
+    coco_tree: WriteTree, tmp_path: Path, shards: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coco_tree(tmp_path / "source", 3)
+    coco_tree(tmp_path / "copy", 3)
+    falter(monkeypatch, "stat", "source/val2017/000000000003.jpg", errno.EACCES)
+    report = run(tmp_path / "source", shards.root, image_roots=[tmp_path / "copy"])
+    assert (report.images_converted, report.rejections) == (3, {})
+
+
 # --- pictures that only decoding shows to be damaged ---
 
 

@@ -1,3 +1,5 @@
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -6,6 +8,7 @@ import pytest
 from pipelines.phrasing import wordings
 from pipelines.run import convert
 from pipelines.vcr_text import class_name, detokenise
+from roikit.errors import RoikitError
 from roikit.sample import Conversation
 
 FILE = "lsmdc_1054_Movie/1054_00.01.02.500-00.01.04.000@3.jpg"
@@ -169,6 +172,42 @@ def test_every_trap_has_its_code(write: Any, shards: Any, tree: Any) -> None:
     nine = {c.id for c in sample.conversations if c.source.record == "train-9"}
     assert nine == {"train-9/all", "train-9/choice-rationale"}
     assert (report.records_found, report.records_converted) == (14, 2)
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [(errno.ESTALE, "cannot be read"), (errno.EIO, "cannot be read"), (errno.ENOENT, "is gone")],
+)
+def test_metadata_that_cannot_be_read_just_now_ends_it(
+    write: Any, shards: Any, monkeypatch: pytest.MonkeyPatch, number: int, message: str
+) -> None:
+    source = write(question())
+    real = Path.read_bytes
+
+    def fail(path: Path) -> bytes:
+        if path.name.endswith("@3.json"):
+            raise OSError(number, os.strerror(number))
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(RoikitError, match=rf"@3\.json`: .*{message}"):
+        convert("vcr", source, shards.root, max_rejects=1)
+
+
+def test_metadata_that_may_not_be_read_rejects_its_picture(
+    write: Any, shards: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write(question())
+    real = Path.read_bytes
+
+    def fail(path: Path) -> bytes:
+        if path.name.endswith("@3.json"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    (report,) = convert("vcr", source, shards.root, max_rejects=1)
+    assert report.rejections == {"E_METADATA_MISSING": 1}
 
 
 def test_a_bad_box_costs_the_questions_that_speak_of_it(write: Any, shards: Any, find: Any) -> None:
