@@ -43,6 +43,7 @@ from pipelines.split import (
     run_info,
     work_dir,
 )
+from pipelines.task import remove_half_made
 from roikit.errors import UsageError
 from shards.atomic import leftovers
 from shards.commit import load_dataset
@@ -177,10 +178,12 @@ def _convert_split(job: Job, opened: OpenSource, split: str) -> SplitReport:
         if done is not None:
             clean_up(job, done)
             return report_done(done, plan.official, started=started)
+        remove_half_made(planned.folder)  # of a run that was killed
         try:
             tasks = make_shards(job, planned, range(len(plan.shards)), job.out)
         except BaseException:
             # Ended workers leave the files they were writing. Nobody else writes: we hold the lock.
+            remove_half_made(planned.folder)
             for path in leftovers(split_dir(job.out, plan.dataset, stored)):
                 path.unlink(missing_ok=True)
             raise

@@ -5,6 +5,7 @@ The tar is put in place by a rename, then the sidecar; a finished shard is recog
 """
 
 import hashlib
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,6 +38,9 @@ from shards.commit import claimed_by, is_finished
 from shards.layout import PLAN_MARK_NAME, sample_key, sidecar_path, split_dir, tar_path
 from shards.sidecar import is_done, write_sidecar
 from shards.writer import write_shard
+
+#: In a plan's folder: what a shard for a store is made in.
+_MAKING_PREFIX = "shard-"
 
 #: Called with (images done, bytes read) since the last call.
 Tick = Callable[[int, int], None]
@@ -129,6 +133,12 @@ def unfinished_tasks(plan: Plan, plan_dir: Path, out: Path) -> list[int]:
     ]
 
 
+def remove_half_made(plan_dir: Path) -> None:
+    """Remove the shards for a store that killed tasks left; no task of the plan may be running."""
+    for folder in plan_dir.glob(f"{_MAKING_PREFIX}*/"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _run_for_store(plan: Plan, plan_dir: Path, index: int, out: Path, tick: Tick) -> TaskCounts:
     """Make shard `index` beside its plan and put it into the store that `out` stands for."""
     name: dict[str, Any] = {"dataset": plan.dataset, "split": plan.split, "index": index}
@@ -136,7 +146,7 @@ def _run_for_store(plan: Plan, plan_dir: Path, index: int, out: Path, tick: Tick
     if found is not None:
         tick(plan.shards[index].num_images, plan.shards[index].num_bytes)
         return msgspec.json.decode(found, type=TaskCounts)
-    with tempfile.TemporaryDirectory(dir=plan_dir, prefix="shard-") as folder:
+    with tempfile.TemporaryDirectory(dir=plan_dir, prefix=_MAKING_PREFIX) as folder:
         made = Path(folder)
         claimed = split_dir(made, plan.dataset, plan.split)
         claimed.mkdir(parents=True)

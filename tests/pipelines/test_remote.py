@@ -242,6 +242,44 @@ def test_shards_in_the_store_are_not_made_again(
     assert not [name for name in after if "counts" in name]
 
 
+@pytest.mark.parametrize("how", ["killed", "interrupted"])
+def test_half_made_shards_do_not_stay(
+    coco_tree: WriteTree,
+    tmp_path: Path,
+    memory: Bucket,
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+) -> None:
+    """A worker that is ended cannot remove what it was making."""
+    coco_tree(tmp_path / "source", 6)
+    seen: list[list[str]] = []
+
+    def half_made() -> list[str]:
+        return [p.parent.name for p in (tmp_path / "below").rglob("shard-*/half.tar")]
+
+    def end_a_worker(plan_dir: Path, *_: Any, **__: Any) -> Any:
+        (plan_dir / "shard-x1y2").mkdir()
+        (plan_dir / "shard-x1y2" / "half.tar").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    def look(plan_dir: Path, *arguments: Any, **options: Any) -> Any:
+        seen.append(half_made())
+        return run_tasks(plan_dir, *arguments, **options)
+
+    run_tasks = split.run_tasks
+    with monkeypatch.context() as patched:
+        patched.setattr(split, "run_tasks", end_a_worker)
+        if how == "killed":
+            patched.setattr(run, "remove_half_made", lambda _: None)
+        with pytest.raises(KeyboardInterrupt):
+            convert(tmp_path / "source", f"{memory.url}/shards", tmp_path / "below")
+    assert half_made() == (["shard-x1y2"] if how == "killed" else [])
+    monkeypatch.setattr(split, "run_tasks", look)
+    (report,) = convert(tmp_path / "source", f"{memory.url}/shards", tmp_path / "below")
+    assert report.images_converted == 6
+    assert seen == [[]]
+
+
 def test_a_source_that_changed_is_seen(coco_tree: WriteTree, tmp_path: Path, s3: Bucket) -> None:
     coco_tree(tmp_path / "source", 4)
     url = s3.put_tree(tmp_path / "source", "coco")
