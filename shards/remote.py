@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 import msgspec
@@ -166,6 +166,22 @@ def pull_all(
         pull(root, dataset, split)
         tell(done, len(splits))
     return splits
+
+
+def stored_paths(root: Path | str) -> list[Path]:
+    """Return every split's tars, and the counts that unfinished runs left in a store.
+
+    What lies in the store of a URL has the path that it would have here.
+    """
+    root, url = Path(root), url_of(root)
+    if url is None:
+        return sorted(root.glob("*/*/*.tar"))
+    names = [PurePosixPath(name) for name in remote.list_files(url)]
+    return [
+        root / name
+        for name in names
+        if len(name.parts) == 3 and (name.suffix == ".tar" or _COUNTS.fullmatch(name.name))
+    ]
 
 
 def finished_counts(

@@ -24,7 +24,7 @@ from shards.atomic import leftovers
 from shards.commit import DatasetInfo, ShardEntry, list_datasets, load_dataset
 from shards.index import derive_columns, open_index
 from shards.layout import COMMIT_NAME, CONVERSATIONS_INDEX_NAME, SAMPLES_INDEX_NAME, split_dir
-from shards.remote import opened_tar, pull_all, url_of
+from shards.remote import opened_tar, pull_all, stored_paths, url_of
 from shards.writer import BLOCK_BYTES, member_header, padded
 
 _COLUMNS = (
@@ -93,6 +93,7 @@ def verify(
     """
     if url_of(root) is not None:
         pull_all(Path(root))
+    stored = stored_paths(root)
     chosen = [
         info
         for info in list_datasets(root)
@@ -108,7 +109,7 @@ def verify(
     tasks: list[tuple[Path, DatasetInfo, ShardEntry]] = []
     for info in chosen:
         folder = split_dir(root, info.dataset, info.split)
-        problems += _check_folder(folder, info)
+        problems += _check_folder(folder, info, [path for path in stored if path.parent == folder])
         tasks += [(folder, info, shard) for shard in info.shards]
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as executor:
         for done, found in enumerate(
@@ -120,7 +121,7 @@ def verify(
     for info in chosen:
         problems += _check_index(Path(root), info)
     if dataset is None and split is None:
-        problems += _uncommitted(Path(root))
+        problems += _uncommitted(stored)
     return VerifyReport(
         splits=len(chosen),
         shards=len(tasks),
@@ -130,13 +131,14 @@ def verify(
     )
 
 
-def _check_folder(folder: Path, info: DatasetInfo) -> Iterator[Problem]:
+def _check_folder(folder: Path, info: DatasetInfo, stored: list[Path]) -> Iterator[Problem]:
     """Compare the commit with itself, and with what files there are."""
     stems = {shard.stem for shard in info.shards}
-    for path in sorted([*folder.glob("*.tar"), *folder.glob("*.parquet")]):
+    tars = [path for path in stored if path.suffix == ".tar"]
+    for path in sorted([*tars, *folder.glob("*.parquet")]):
         if path.stem not in stems:
             yield Problem(path=path, message=f"`{COMMIT_NAME}` does not list this file")
-    for path in leftovers(folder):
+    for path in sorted([*leftovers(folder), *(path for path in stored if path not in tars)]):
         yield Problem(path=path, message="left by an interrupted run; converting again removes it")
     commit = folder / COMMIT_NAME
     if (info.dataset, info.split) != (folder.parent.name, folder.name):
@@ -289,9 +291,9 @@ def _check_index(root: Path, info: DatasetInfo) -> Iterator[Problem]:
             yield Problem(path=path, message=f"`{column}` differs from the sidecars; {hint}")
 
 
-def _uncommitted(root: Path) -> Iterator[Problem]:
+def _uncommitted(stored: list[Path]) -> Iterator[Problem]:
     """Yield folders with shards and no commit."""
-    for folder in sorted({path.parent for path in root.glob("*/*/*.tar")}):
+    for folder in sorted({path.parent for path in stored if path.suffix == ".tar"}):
         if not (folder / COMMIT_NAME).is_file():
             message = f"holds shards and no `{COMMIT_NAME}`: its conversion did not finish"
             yield Problem(path=folder, message=message)

@@ -363,6 +363,30 @@ def test_verify_reads_the_tars_in_the_store(
     assert any("000000.tar: is not in the store" in p for p in problems)
 
 
+def test_verify_finds_what_does_not_belong_in_the_store(
+    coco_tree: WriteTree, tmp_path: Path, memory: Bucket
+) -> None:
+    coco_tree(tmp_path / "source", 3)
+    out = f"{memory.url}/shards"
+    convert(tmp_path / "source", out, tmp_path / "below")
+    here = store.local_side(out, tmp_path / "below" / "shards")
+    assert verify(here).is_good
+    for name in (
+        *("val/coco-val-000009.tar", "val/coco-val-000008.parquet", "train/coco-train-000000.tar"),
+        f"val/.coco-val-000000.{'0' * 16}.counts.json",
+    ):
+        memory.fs.pipe_file(f"/bucket/shards/coco/{name}", b"x")
+    problems = sorted(str(problem).removeprefix(f"{here}/") for problem in verify(here).problems)
+    assert [line.split(" (")[0] for line in problems] == [
+        "coco/train: holds shards and no `dataset.json`: its conversion did not finish",
+        f"coco/val/.coco-val-000000.{'0' * 16}.counts.json: left by an interrupted run;"
+        " converting again removes it",
+        "coco/val/coco-val-000008.parquet: `dataset.json` does not list this file",
+        "coco/val/coco-val-000009.tar: `dataset.json` does not list this file",
+    ]
+    assert len(verify(here, "coco", "val").problems) == 3
+
+
 def test_a_missing_bucket_and_denied_access_are_one_clear_line(
     coco_tree: WriteTree, tmp_path: Path, s3: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
