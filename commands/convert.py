@@ -147,6 +147,18 @@ def convert(
     from roikit import render
     from roikit.urls import place
 
+    _refuse_empty(
+        {
+            "SOURCE": [source],
+            "--out": [out],
+            "--split": split,
+            "--images": images,
+            "--split-by": [split_by],
+            "--split-file": [split_file],
+            "--detections": [detections],
+            "--categories": [categories],
+        }
+    )
     if tasks is not None and step is not Step.TASKS:
         raise UsageError("--tasks: names a share of the tasks; give it with `--step tasks`")
     if dry_run and step is not None:
@@ -221,6 +233,16 @@ def convert(
         raise failed
     for difference in (text for report in reports for text in report.count_differences):
         log.warning("counts differ: %s", difference)
+
+
+def _refuse_empty(options: dict[str, Sequence[str | None] | None]) -> None:
+    """Refuse a value that is empty: as a path it would mean the current folder, or nothing."""
+    for name, values in options.items():
+        if any(value is not None and not value.strip() for value in values or ()):
+            raise UsageError(
+                f"`{name}`: expected a value, found it empty",
+                hint="leave it out, or see whether the shell variable in it is set",
+            )
 
 
 def _show_steps(reports: "Sequence[StepReport]", *, as_json: bool) -> None:

@@ -52,7 +52,8 @@ class Job:
         if self.extend and store.url_of(self.out) is not None:
             raise UsageError(
                 "extend: adds to shards in a folder, these lie behind a URL",
-                hint="extend them in a folder and copy that, or convert anew with `--overwrite`",
+                hint="copy them into a folder and extend them there (docs/remote.md), or convert"
+                " anew with `--overwrite`",
             )
         if self.extend and self.limit is not None:
             raise UsageError(

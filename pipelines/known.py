@@ -16,10 +16,9 @@ from pipelines.draft import Draft, SplitRecords
 from roikit.errors import UsageError
 from roikit.sample import Rejection
 from shards.commit import DatasetInfo
-from shards.layout import split_dir
+from shards.layout import KNOWN_PREFIX, known_path, split_dir
 
 KNOWN_NAME = "known.msgpack"
-_KEPT_PREFIX = ".known-"
 
 
 class KnownImage(msgspec.Struct, frozen=True, array_like=True):
@@ -72,13 +71,13 @@ def know_stray(rejection: Rejection) -> tuple[bytes, str]:
 def keep_known(plan_dir: Path, root: Path, dataset: str, split: str, plan_hash: str) -> None:
     """Put a plan's notes beside the shards, before their commit."""
     if (plan_dir / KNOWN_NAME).is_file():
-        shutil.copyfile(plan_dir / KNOWN_NAME, _kept_path(root, dataset, split, plan_hash))
+        shutil.copyfile(plan_dir / KNOWN_NAME, known_path(root, dataset, split, plan_hash))
 
 
 def drop_older(root: Path, dataset: str, split: str, plan_hash: str) -> None:
     """Remove the notes of commits that another one has replaced."""
-    kept = _kept_path(root, dataset, split, plan_hash)
-    for path in split_dir(root, dataset, split).glob(f"{_KEPT_PREFIX}*"):
+    kept = known_path(root, dataset, split, plan_hash)
+    for path in split_dir(root, dataset, split).glob(f"{KNOWN_PREFIX}*"):
         if path != kept:
             path.unlink(missing_ok=True)
 
@@ -89,18 +88,15 @@ def read_known(root: Path, info: DatasetInfo) -> Known:
     Raises:
         UsageError: its conversion did not note it.
     """
-    path = _kept_path(root, info.dataset, info.split, info.plan_hash)
+    path = known_path(root, info.dataset, info.split, info.plan_hash)
     try:
         return msgspec.msgpack.decode(path.read_bytes(), type=Known)
     except (OSError, msgspec.DecodeError) as error:
         raise UsageError(
             f"`{path}`: expected notes of what the split was made of, cannot read them: {error}",
-            hint="it was converted before there were any: convert it again with `--overwrite`",
+            hint="a copy of shards needs these files, too; a split that was converted before there"
+            " were any is converted again with `--overwrite`",
         ) from error
-
-
-def _kept_path(root: Path, dataset: str, split: str, plan_hash: str) -> Path:
-    return split_dir(root, dataset, split) / f"{_KEPT_PREFIX}{plan_hash[:16]}.msgpack"
 
 
 def _digest(content: Any) -> bytes:

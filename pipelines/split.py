@@ -192,7 +192,7 @@ def commit_split(
         tar_lengths=_tar_lengths(job, plan),
     )
     if store.url_of(out) is not None:
-        store.put_commit(out, plan.dataset, plan.split)
+        store.put_commit(out, plan.dataset, plan.split, plan.plan_hash)
     clean_up(job, committed)
     return committed
 
@@ -200,7 +200,7 @@ def commit_split(
 def clean_up(job: Job, committed: DatasetInfo) -> None:
     """Do what follows a commit; the run that made it may have ended before it came to that."""
     if store.url_of(job.out) is not None:
-        store.tidy(job.out, committed.dataset, committed.split)
+        store.tidy(job.out, committed.dataset, committed.split, committed.plan_hash)
     for path in leftovers(split_dir(job.out, committed.dataset, committed.split)):
         path.unlink(missing_ok=True)
     manifest.update(job.out, committed.dataset, committed.split)

@@ -15,6 +15,7 @@ COMMIT_NAME = "dataset.json"
 SAMPLES_INDEX_NAME = "samples.arrow"
 CONVERSATIONS_INDEX_NAME = "conversations.arrow"
 PLAN_MARK_NAME = ".plan-hash"
+KNOWN_PREFIX = ".known-"
 FINGERPRINTS_SUFFIX = ".fingerprints.arrow"
 BENCHMARKS_DIR = "benchmarks"
 MANIFEST_NAME = "manifest.duckdb"
@@ -85,6 +86,11 @@ def sidecar_path(root: Path | str, dataset: str, split: str, index: int) -> Path
 def commit_path(root: Path | str, dataset: str, split: str) -> Path:
     """Return where the commit lies. No such file, no dataset."""
     return split_dir(root, dataset, split) / COMMIT_NAME
+
+
+def known_path(root: Path | str, dataset: str, split: str, plan_hash: str) -> Path:
+    """Return where the notes lie of what a commit's plan was made of, for its extension."""
+    return split_dir(root, dataset, split) / f"{KNOWN_PREFIX}{plan_hash[:16]}.msgpack"
 
 
 def manifest_path(root: Path | str) -> Path:

@@ -26,8 +26,10 @@ from shards.layout import (
     COMMIT_NAME,
     CONVERSATIONS_INDEX_NAME,
     FORMAT_VERSION,
+    KNOWN_PREFIX,
     PLAN_MARK_NAME,
     SAMPLES_INDEX_NAME,
+    known_path,
     shard_stem,
     split_dir,
 )
@@ -38,6 +40,7 @@ _MARK_NAME = ".remote.json"
 #: In a split's local folder: which version of each file was fetched or put.
 _VERSIONS_NAME = ".remote-versions.json"
 _INDEX_NAMES = (SAMPLES_INDEX_NAME, CONVERSATIONS_INDEX_NAME)
+_KNOWN = re.compile(re.escape(KNOWN_PREFIX) + r"[0-9a-f]{16}\.msgpack")
 _COUNTS = re.compile(r"\..+\.[0-9a-f]{16}\.counts\.json")
 
 
@@ -233,23 +236,29 @@ def tar_lengths(root: Path, dataset: str, split: str) -> Mapping[str, int]:
     return {n[:-4]: file.size_bytes for n, file in listed.items() if n.endswith(".tar")}
 
 
-def put_commit(root: Path, dataset: str, split: str) -> None:
-    """Put the index and then `dataset.json` into the store: now the split is a dataset there."""
+def put_commit(root: Path, dataset: str, split: str, plan_hash: str) -> None:
+    """Put notes, index and last `dataset.json` into the store: now the split is a dataset there."""
     url, folder = split_url(root, dataset, split), split_dir(root, dataset, split)
+    known = known_path(root, dataset, split, plan_hash)
     try:
-        for name in (*_INDEX_NAMES, COMMIT_NAME):
+        for name in ([known.name] if known.is_file() else []) + [*_INDEX_NAMES, COMMIT_NAME]:
             remote.upload(folder / name, url, name)
     except BaseException:
         (folder / COMMIT_NAME).unlink()  # not committed there, so not committed here
         raise
 
 
-def tidy(root: Path, dataset: str, split: str) -> None:
-    """Remove the counts that a committed split needs no more, and note what lies in the store."""
+def tidy(root: Path, dataset: str, split: str, plan_hash: str) -> None:
+    """Remove what a committed split needs no more, and note what lies in the store.
+
+    That is the counts of its shards, and the notes of commits that this one has replaced.
+    """
     url, folder = split_url(root, dataset, split), split_dir(root, dataset, split)
     there = remote.list_files(url)
-    remote.remove(url, [name for name in there if _COUNTS.fullmatch(name)])
-    _note_versions(folder, {name: file for name, file in there.items() if _is_fact(name)})
+    kept = known_path(root, dataset, split, plan_hash).name
+    old = [n for n in there if _COUNTS.fullmatch(n) or (_KNOWN.fullmatch(n) and n != kept)]
+    remote.remove(url, old)
+    _note_versions(folder, {n: file for n, file in there.items() if _is_fact(n) and n not in old})
 
 
 @contextlib.contextmanager
@@ -266,13 +275,14 @@ def opened_tar(root: Path | str, path: Path) -> Iterator[BinaryIO]:
 
 def _is_fact(name: str) -> bool:
     """Tell whether a file of a split's folder is kept on both sides."""
-    return name.endswith(".parquet") or name in (COMMIT_NAME, PLAN_MARK_NAME, *_INDEX_NAMES)
+    is_named = name in (COMMIT_NAME, PLAN_MARK_NAME, *_INDEX_NAMES)
+    return is_named or name.endswith(".parquet") or _KNOWN.fullmatch(name) is not None
 
 
 def _is_ours(name: str, dataset: str, split: str) -> bool:
     pattern = rf"{re.escape(f'{dataset}-{split}')}-\d{{6}}\.(tar|parquet)"
-    is_shard = re.fullmatch(pattern, name) is not None
-    return is_shard or name in (PLAN_MARK_NAME, *_INDEX_NAMES) or bool(_COUNTS.fullmatch(name))
+    is_note = _COUNTS.fullmatch(name) or _KNOWN.fullmatch(name)
+    return bool(is_note or re.fullmatch(pattern, name)) or name in (PLAN_MARK_NAME, *_INDEX_NAMES)
 
 
 def _counts_name(stem: str, plan_hash: str) -> str:

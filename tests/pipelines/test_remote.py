@@ -133,7 +133,9 @@ def test_from_s3_to_s3_the_bytes_are_those_of_a_local_conversion(
     there = s3.objects("shards")
     commit = there.pop(f"coco/val/{COMMIT_NAME}")
     local = split_dir(tmp_path / "out", "coco", "val")
-    assert there.pop("coco/val/.plan-hash") == (local / ".plan-hash").read_bytes()
+    (known,) = local.glob(".known-*")
+    for name in (".plan-hash", known.name):
+        assert there.pop(f"coco/val/{name}") == (local / name).read_bytes()
     assert there == files_of(tmp_path / "out")
     assert without_run(commit) == without_run((local / COMMIT_NAME).read_bytes())
     assert SECRET.encode() not in commit
@@ -361,6 +363,51 @@ def test_verify_reads_the_tars_in_the_store(
     problems = [str(problem) for problem in verify(elsewhere).problems]
     assert any("000001.tar" in p and "bytes have changed" in p for p in problems)
     assert any("000000.tar: is not in the store" in p for p in problems)
+
+
+def copied(bucket: Bucket, name: str, folder: Path) -> Path:
+    """Copy a store as `aws s3 sync` does."""
+    for below, data in bucket.objects(name).items():
+        (folder / below).parent.mkdir(parents=True, exist_ok=True)
+        (folder / below).write_bytes(data)
+    return folder
+
+
+def test_a_copy_of_a_store_can_be_extended(
+    coco_tree: WriteTree, tmp_path: Path, memory: Bucket
+) -> None:
+    coco_tree(tmp_path / "source", 6)
+    convert(tmp_path / "source", f"{memory.url}/shards", tmp_path / "below")
+    convert(tmp_path / "source", tmp_path / "local", tmp_path / "below")
+    coco_tree(tmp_path / "source", 9)
+    copy = copied(memory, "shards", tmp_path / "copy")
+    (report,) = convert(tmp_path / "source", copy, tmp_path / "below", extend=True)
+    assert (report.images_added, report.images_converted) == (3, 9)
+    convert(tmp_path / "source", tmp_path / "local", tmp_path / "below", extend=True)
+    assert files_of(copy) == files_of(tmp_path / "local")
+    assert verify(copy).is_good
+
+
+def test_notes_for_an_extension_are_those_of_the_commit(
+    coco_tree: WriteTree, tmp_path: Path, memory: Bucket
+) -> None:
+    coco_tree(tmp_path / "source", 3)
+    out = f"{memory.url}/shards"
+    hashes = []
+    for seed in (0, 1):
+        convert(tmp_path / "source", out, tmp_path / "below", seed=seed, overwrite=bool(seed))
+        there = memory.objects("shards")
+        hashes.append(json.loads(there[f"coco/val/{COMMIT_NAME}"])["plan_hash"])
+        known = [name for name in there if "known" in name]
+        assert known == [f"coco/val/.known-{hashes[-1][:16]}.msgpack"]
+    assert hashes[0] != hashes[1]
+    elsewhere = store.local_side(out, tmp_path / "elsewhere")
+    manifest.rebuild(elsewhere)
+    assert (elsewhere / known[0]).read_bytes() == there[known[0]]
+    stale = f"coco/val/.known-{hashes[0][:16]}.msgpack"
+    memory.fs.pipe_file(f"/bucket/shards/{stale}", b"a commit was killed before it tidied up")
+    convert(tmp_path / "source", out, tmp_path / "below", seed=1)
+    assert stale not in memory.objects("shards")
 
 
 def test_verify_finds_what_does_not_belong_in_the_store(
