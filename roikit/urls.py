@@ -50,8 +50,8 @@ def place(text: str) -> Path | str:
     host, slash, path = rest.partition("/")
     if host not in ("", "localhost") or not slash:
         raise UsageError(
-            f"`{text}`: expected a path of this machine behind `{protocol}://`, found the host"
-            f" `{host}`",
+            f"`{without_secrets(text)}`: expected a path of this machine behind `{protocol}://`,"
+            " found a host",
             hint=f"write {protocol}:///data/vcr, or the path alone",
         )
     return Path(unquote(f"/{path}"))
@@ -72,15 +72,15 @@ def keep_login(url: str) -> str:
             hint="percent-encode it: in a password `@` is %40, `/` %2F, `#` %23, `?` %3F, a blank"
             " %20; an `@` in a folder's name behind host:port is %40, too",
         )
+    shown = without_secrets(url)
     if "?" in host + path:
         raise UsageError(
-            f"`{without_secrets(url)}`: expected the URL of a folder or file, found a query "
-            "(`?...`) behind it",
+            f"`{shown}`: expected the URL of a folder or file, found a query (`?...`) behind it",
             hint=CREDENTIALS_HINT,
         )
     if protocol in WEB and "#" in host + path:
         raise UsageError(
-            f"`{without_secrets(url)}`: expected the URL of a folder or file, found a fragment "
+            f"`{shown.partition('#')[0]}`: expected the URL of a folder or file, found a fragment "
             "(`#...`) in it",
             hint="a `#` in a folder's name is written %23",
         )
