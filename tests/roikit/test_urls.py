@@ -52,7 +52,7 @@ def test_a_url_stays_one_and_loses_nothing_of_its_path(given: str, kept: str) ->
 def test_a_url_of_this_machine_is_a_path(protocol: str) -> None:
     assert place(f"{protocol}:///data/my%20run#2") == Path("/data/my run#2")
     assert place(f"{protocol}://localhost/data") == Path("/data")
-    with pytest.raises(UsageError, match="data/vcr`: .* found a host") as caught:
+    with pytest.raises(UsageError, match=r"data/vcr`: .* found a host") as caught:
         place(f"{protocol}://me:{SECRET}@data/vcr")
     assert SECRET not in str(caught.value)
 
