@@ -8,9 +8,12 @@ import contextlib
 import datetime
 import errno
 import fcntl
+import hashlib
 import os
+import re
 import secrets
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +23,10 @@ from roikit.errors import UsageError
 _TEMPORARY = ".tmp-"
 #: Systems take at least 16 at once, Linux 1,024.
 _MAX_PARTS = 256
+#: How a temporary name ends: host, process, a random number.
+_WRITER = re.compile(r"\.tmp-(?P<host>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{8}")
+#: A file that has not been written to for so long is nobody's, in seconds.
+_ABANDONED_S = 24 * 3600
 _WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -27,7 +34,7 @@ _WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a new file that takes `path`'s place when the block ends without an error.
 
-    The temporary file carries the process id and a random number, so that two processes that
+    The temporary file carries host, process and a random number, so that two processes that
     (wrongly, or in a job array) make the same file do not write into each other's, on one machine
     or two; it is removed on an error and left behind by `kill -9`.
     """
@@ -72,8 +79,9 @@ def start_writing_back(file: BinaryIO, offset: int, length: int) -> None:
 
 def temporary_path(path: Path) -> Path:
     """Return a new name that `path` may be written under before it is renamed."""
-    # In containers every process may have the same id.
-    return path.with_name(f".{path.name}{_TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}")
+    # In containers every process may have the same id, on the same host name.
+    writer = f"{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
+    return path.with_name(f".{path.name}{_TEMPORARY}{writer}")
 
 
 def put_in_place(temporary: Path, path: Path) -> None:
@@ -92,9 +100,18 @@ def write_bytes(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def leftovers(folder: Path) -> list[Path]:
-    """Return the temporary files that interrupted writers left in `folder`, sorted."""
+def temporary_files(folder: Path) -> list[Path]:
+    """Return the temporary files in `folder`, sorted; processes may be at work on some of them."""
     return sorted(path for path in folder.glob(f".*{_TEMPORARY}*") if path.is_file())
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Return the temporary files that interrupted writers left in `folder`, sorted.
+
+    One that was written to within a day is none, unless its process ran on this machine and is
+    gone: who makes a shard of a job array holds no lock.
+    """
+    return [path for path in temporary_files(folder) if _is_left(path)]
 
 
 @contextlib.contextmanager
@@ -126,3 +143,33 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
             yield
         finally:
             file.truncate(0)
+
+
+def _is_left(path: Path) -> bool:
+    writer = _WRITER.search(path.name)
+    if writer is None:  # of an older version, which did not say who wrote it
+        return True
+    if writer["host"] == _host() and not _is_alive(int(writer["process"])):
+        return True
+    try:
+        return path.stat().st_mtime < time.time() - _ABANDONED_S
+    except FileNotFoundError:
+        return False
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # another user's
+    try:  # where nobody asked for its exit status, an ended process keeps its number (Linux)
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return True
+    return state != "Z"
+
+
+def _host() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]

@@ -1,12 +1,20 @@
 import multiprocessing
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from roikit.errors import UsageError
-from shards.atomic import leftovers, locked, replacing, write_bytes, write_parts
+from shards.atomic import (
+    leftovers,
+    locked,
+    replacing,
+    temporary_files,
+    write_bytes,
+    write_parts,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -20,14 +28,42 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
 
 
-def test_a_file_under_way_is_seen_as_a_leftover_and_not_under_its_name(tmp_path):
+def test_a_file_under_way_is_not_under_its_name_and_no_leftover(tmp_path):
     path = tmp_path / "a.bin"
     with replacing(path) as file:
         file.write(b"half")
         assert not path.exists()
-        assert len(leftovers(tmp_path)) == 1
+        assert len(temporary_files(tmp_path)) == 1
+        assert leftovers(tmp_path) == []
     assert path.read_bytes() == b"half"
+    assert temporary_files(tmp_path) == []
+
+
+def _write_half(path):
+    with replacing(path) as file:
+        file.write(b"half")
+        file.flush()
+        os._exit(9)
+
+
+def test_what_a_process_left_that_is_gone_is_a_leftover(tmp_path):
+    process = multiprocessing.get_context("fork").Process(
+        target=_write_half, args=(tmp_path / "a.bin",)
+    )
+    process.start()
+    # Before somebody asks for its exit status it has its number still.
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert len(leftovers(tmp_path)) == 1
+    process.join()
+    assert len(leftovers(tmp_path)) == 1
+
+
+def test_another_machine_s_file_is_a_leftover_when_it_is_a_day_old(tmp_path):
+    path = tmp_path / ".a.bin.tmp-00000000-1-00000000"
+    path.touch()
     assert leftovers(tmp_path) == []
+    os.utime(path, (time.time() - 25 * 3600,) * 2)
+    assert leftovers(tmp_path) == [path]
 
 
 def _try_lock(path, queue):
