@@ -41,6 +41,18 @@ def num_at_once(workers: int | None, engine: Engine) -> int:
     return os.cpu_count() or 1
 
 
+def make_ready(workers: int | None, engine: Engine) -> None:
+    """See that the engine can run tasks, before anything is removed for what they will make.
+
+    Raises:
+        UsageError: Ray is not installed, or its cluster does not answer.
+    """
+    if engine == "ray":
+        from pipelines.ray_engine import connect
+
+        connect(workers)
+
+
 def run_tasks(
     plan_dir: Path,
     indices: Sequence[int],

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 #: Images named one by one before the rest is only counted.
 _MAX_LISTED = 20
 #: Of a commit's settings: what says how it came about, not how samples are made.
-_NOT_COMPARED = ("counts", "extends")
+_NOT_COMPARED = ("counts", "extends", "published")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +41,16 @@ class Addition:
     def is_empty(self) -> bool:
         """Whether there is nothing to add."""
         return not self.records.drafts and not self.records.rejections
+
+
+def setting_differences(info: DatasetInfo, now: Mapping[str, Any]) -> list[str]:
+    """Say in which settings of `plan_settings` a conversion differs from a committed split."""
+    before = info.settings
+    return [
+        f"{key}: `{before.get(key)}` then, `{now.get(key)}` now"
+        for key in sorted({*before, *now} - set(_NOT_COMPARED))
+        if before.get(key) != now.get(key)
+    ]
 
 
 def find_addition(
@@ -58,7 +68,12 @@ def find_addition(
         UsageError: other settings, or images that changed or are gone; each is named in the log.
     """
     name = f"{info.dataset} {info.split}"
-    _check_settings(name, info.settings, settings)
+    differing = setting_differences(info, settings)
+    if differing:
+        raise UsageError(
+            f"{name}: expected the settings that it was converted with: {'; '.join(differing)}",
+            hint="repeat them, or convert the whole split again with `--overwrite`",
+        )
     known = read_known(root, info)
     folder = split_dir(root, info.dataset, info.split)
     stored = _stored_ids(folder, info)
@@ -84,7 +99,8 @@ def find_addition(
             gone[stray] -= 1
         else:
             strays.append(rejection)
-    counts = _counts_kept(folder, info, [known.images[draft.group] for draft in again], gone)
+    images = [known.images[draft.group] for draft in again]
+    lost, superseded = _superseded(folder, info, known, {one.native_id for one in images}, gone)
     added = [*new, *again]
     return Addition(
         records=SplitRecords(drafts=added, rejections=strays, source_files=records.source_files),
@@ -93,7 +109,8 @@ def find_addition(
             merkle_root=info.merkle_root,
             num_shards=len(info.shards),
             num_keys=known.num_keys,
-            counts=counts,
+            counts=_counts_kept(info, images, lost, gone),
+            superseded=superseded,
         ),
         known=Known(
             num_keys=known.num_keys + len(added),
@@ -101,20 +118,6 @@ def find_addition(
             strays=[know_stray(rejection) for rejection in records.rejections],
         ),
     )
-
-
-def _check_settings(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    names = sorted({*before, *now} - set(_NOT_COMPARED))
-    differing = [
-        f"{key}: `{before.get(key)}` then, `{now.get(key)}` now"
-        for key in names
-        if before.get(key) != now.get(key)
-    ]
-    if differing:
-        raise UsageError(
-            f"{name}: expected the settings that it was converted with: {'; '.join(differing)}",
-            hint="repeat them, or convert the whole split again with `--overwrite`",
-        )
 
 
 def _difference(draft: Draft) -> str:
@@ -147,15 +150,14 @@ def _stored_ids(folder: Path, info: DatasetInfo) -> set[str]:
 
 
 def _counts_kept(
-    folder: Path,
     info: DatasetInfo,
     again: Sequence[KnownImage],
+    lost: Mapping[str, Counter[str]],
     strays_gone: Counter[tuple[bytes, str]],
 ) -> dict[str, Any]:
     """Return the commit's counts without the images that are tried again and the strays gone."""
     counts = dict(info.settings["counts"])
     rejected = Counter[str](counts["rejections"])
-    lost = _last_rejections(folder, info, {image.native_id for image in again})
     for image in again:
         counts["images_found"] -= 1
         counts["records_found"] -= image.num_records
@@ -169,15 +171,39 @@ def _counts_kept(
     return counts | {"rejections": dict(sorted(rejected.items()))}
 
 
-def _last_rejections(
-    folder: Path, info: DatasetInfo, native_ids: set[str]
-) -> dict[str, Counter[str]]:
-    """Return the codes that each image was rejected for when it was last tried."""
+def _superseded(
+    folder: Path,
+    info: DatasetInfo,
+    known: Known,
+    native_ids: set[str],
+    strays_gone: Counter[tuple[bytes, str]],
+) -> tuple[dict[str, Counter[str]], dict[str, list[int]]]:
+    """Find the rejections that count no more: of images tried again, and of strays gone.
+
+    Returns:
+        The codes that each image was rejected for when it was last tried, and by shard the numbers
+        of all rejections that count no more, those of extensions before included.
+    """
+    strays, gone = {stray for stray, _ in known.strays}, Counter(strays_gone)
     last: dict[str, Counter[str]] = {}
-    for shard in info.shards if native_ids else ():
+    superseded: dict[str, list[int]] = {}
+    for shard in info.shards:
+        numbers = list(shard.superseded or ())
         codes: dict[str, Counter[str]] = {}
-        for rejection in sidecar.read_rejections(folder / f"{shard.stem}.parquet"):
-            if rejection.native_id in native_ids:
+        is_needed = native_ids or gone.total()
+        path = folder / f"{shard.stem}.parquet"
+        for number, rejection in enumerate(sidecar.read_rejections(path) if is_needed else ()):
+            if number in numbers:
+                continue
+            stray = know_stray(rejection)
+            if stray[0] in strays:
+                if gone[stray]:
+                    gone[stray] -= 1
+                    numbers.append(number)
+            elif rejection.native_id in native_ids:
                 codes.setdefault(rejection.native_id, Counter())[rejection.code] += 1
+                numbers.append(number)
         last |= codes
-    return last
+        if numbers:
+            superseded[shard.stem] = sorted(numbers)
+    return last, superseded

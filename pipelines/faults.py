@@ -13,10 +13,14 @@ def make_root(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(
-            f"`{out}`: expected a folder to write shards into, cannot make it: {error.strerror}",
-            hint="choose another `--out`",
-        ) from error
+        raise _no_folder(out, error.strerror) from error
+
+
+def check_root(out: Path) -> None:
+    """Refuse a file where the shards' root folder is to be, without making any folder."""
+    there = next(path for path in (out, *out.resolve().parents) if path.exists())
+    if not there.is_dir():
+        raise _no_folder(out, f"`{there}` is a file")
 
 
 @contextmanager
@@ -41,3 +45,10 @@ def clear_disk_errors(out: Path) -> Iterator[None]:
             f"`{where}`: {problem}",
             hint=f"{mend} and run the same command again: finished shards are kept",
         ) from error
+
+
+def _no_folder(out: Path, reason: str | None) -> UsageError:
+    return UsageError(
+        f"`{out}`: expected a folder to write shards into, cannot make it: {reason}",
+        hint="choose another `--out`",
+    )

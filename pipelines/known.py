@@ -6,7 +6,6 @@ where in a file that stood: a file that grows at its end moves nothing.
 """
 
 import hashlib
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import msgspec
 from pipelines.draft import Draft, SplitRecords
 from roikit.errors import UsageError
 from roikit.sample import Rejection
+from shards.atomic import write_bytes
 from shards.commit import DatasetInfo
 from shards.layout import KNOWN_PREFIX, known_path, split_dir
 
@@ -45,6 +45,8 @@ class Base(msgspec.Struct, frozen=True, kw_only=True):
     num_shards: int
     num_keys: int  #: numbers of keys that it has given out
     counts: dict[str, Any]  #: `TaskCounts` of what it keeps: images tried again are taken out
+    #: by the stem of its shards, the numbers of the rejections that count no more
+    superseded: dict[str, list[int]] = {}
 
 
 def know(records: SplitRecords) -> Known:
@@ -71,7 +73,8 @@ def know_stray(rejection: Rejection) -> tuple[bytes, str]:
 def keep_known(plan_dir: Path, root: Path, dataset: str, split: str, plan_hash: str) -> None:
     """Put a plan's notes beside the shards, before their commit."""
     if (plan_dir / KNOWN_NAME).is_file():
-        shutil.copyfile(plan_dir / KNOWN_NAME, known_path(root, dataset, split, plan_hash))
+        kept = known_path(root, dataset, split, plan_hash)
+        write_bytes(kept, (plan_dir / KNOWN_NAME).read_bytes())
 
 
 def drop_older(root: Path, dataset: str, split: str, plan_hash: str) -> None:

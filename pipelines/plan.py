@@ -28,6 +28,7 @@ from pipelines.draft import (
 )
 from pipelines.known import KNOWN_NAME, Base, Known, know
 from pipelines.remote_source import RemoteFolder, as_given
+from roikit.errors import UsageError
 from roikit.sample import SCHEMA_VERSION, Rejection
 from shards.atomic import write_bytes
 from shards.commit import SourceFile
@@ -62,7 +63,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     shards: list[PlannedShard]
     num_stray_records: int  #: rejected records that belong to no image
     settings: dict[str, Any]
-    source: str  #: folder that the annotation files lie in
+    source: str  #: as the user gave it, absolute
     source_files: list[SourceFile]
     source_stamps: list[tuple[str, int]]  #: where each of them lies, and its time in ns
     base: Base | None = None  #: the commit that this plan adds to
@@ -126,6 +127,7 @@ def make_plan(
     seed: int,
     limit: int | None,
     max_shard_bytes: int,
+    source: Path | None = None,
     options: SourceOptions | None = None,
     decode_images: bool = False,
     base: Base | None = None,
@@ -143,6 +145,7 @@ def make_plan(
         limit: take only the first images in the order. Records of no image are left out then: they
             speak of the whole file.
         max_shard_bytes: cut before a shard grows larger (a single image may).
+        source: what the user gave as the source; None: the folder of its files.
         options: what the source was opened with; noted, without the folders of files.
         decode_images: decode each picture wholly in its task.
         base: the commit that this plan adds to.
@@ -196,7 +199,7 @@ def make_plan(
         shards=shards,
         num_stray_records=len(strays),
         settings=settings,
-        source=str(opened.folder.resolve()),
+        source=str((source or opened.folder).resolve()),
         source_files=[_source_file(path, opened.folder) for path in records.source_files],
         source_stamps=[
             (str(path.resolve()), path.stat().st_mtime_ns) for path in records.source_files
@@ -206,7 +209,7 @@ def make_plan(
     )
     if limit is None:  # a limited split cannot be extended
         write_bytes(folder / KNOWN_NAME, msgspec.msgpack.encode(known or know(records)))
-    final = work / f"{prefix}-{plan_hash[:16]}"
+    final = _plan_path(work, spec.name, stored, plan_hash)
     if (final / _PLAN_NAME).is_file():
         shutil.rmtree(folder)
     else:
@@ -237,10 +240,22 @@ def read_plan(folder: Path) -> Plan:
     return msgspec.json.decode((folder / _PLAN_NAME).read_bytes(), type=Plan)
 
 
-def find_plans(work: Path, dataset: str) -> list[tuple[Plan, Path]]:
-    """Return a dataset's finished plans below `work` and their folders, by name."""
-    found = [(read_plan(path.parent), path.parent) for path in sorted(work.glob(f"*/{_PLAN_NAME}"))]
-    return [(plan, folder) for plan, folder in found if plan.dataset == dataset]
+def find_plan(work: Path, dataset: str, split: str, plan_hash: str) -> tuple[Plan, Path] | None:
+    """Return a finished plan below `work` and its folder; None where it is not there.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    folder = _plan_path(work, dataset, split, plan_hash)
+    try:
+        return read_plan(folder), folder
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except msgspec.DecodeError as error:
+        raise UsageError(
+            f"`{folder / _PLAN_NAME}`: cannot read this plan, perhaps of another version: {error}",
+            hint="plan it again: the same command with `--step plan`",
+        ) from error
 
 
 def draft_bytes(folder: Path, index: int) -> int:
@@ -326,6 +341,10 @@ def _source_file(path: Path, source: Path) -> SourceFile:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _plan_path(work: Path, dataset: str, split: str, plan_hash: str) -> Path:
+    return work / f"{split_prefix(dataset, split)}-{plan_hash[:16]}"
 
 
 def _draft_path(folder: Path, index: int) -> Path:

@@ -56,7 +56,7 @@ def run_in_ray(
         RoikitError: a task's worker died again and again.
         OSError: the disk is full, or cannot be written.
     """
-    ray = _connected(workers)
+    ray = connect(workers)
     plan = read_plan(plan_dir)
     remote = ray.remote(num_cpus=1, max_retries=_MAX_RETRIES)(_run_remote)
     plan_dir, out = plan_dir.resolve(), out.resolve() if out is not None else None
@@ -94,18 +94,13 @@ def run_in_ray(
     return [counts[index] for index in indices]
 
 
-def num_cpus() -> int:
-    """Return how many CPUs the cluster in use has."""
-    ray = _connected(None)
-    return int(ray.cluster_resources().get("CPU", 1))
+def connect(workers: int | None) -> Any:
+    """Import Ray and connect to a cluster, once a process; one is started where there is none.
 
-
-def _run_remote(plan_dir: Path, index: int, out: Path | None) -> TaskCounts:
-    return run_task(plan_dir, index, out, lambda num_images, num_bytes: None)
-
-
-def _connected(workers: int | None) -> Any:
-    """Import Ray and connect to a cluster, once a process; one is started where there is none."""
+    Raises:
+        UsageError: Ray is not installed, or the cluster of `RAY_ADDRESS` does not answer.
+        RoikitError: Ray could not be started here.
+    """
     with _own_sigterm():
         try:
             import ray
@@ -117,6 +112,16 @@ def _connected(workers: int | None) -> Any:
         if not ray.is_initialized():
             _connect(ray, workers)
     return ray
+
+
+def num_cpus() -> int:
+    """Return how many CPUs the cluster in use has."""
+    ray = connect(None)
+    return int(ray.cluster_resources().get("CPU", 1))
+
+
+def _run_remote(plan_dir: Path, index: int, out: Path | None) -> TaskCounts:
+    return run_task(plan_dir, index, out, lambda num_images, num_bytes: None)
 
 
 def _connect(ray: Any, workers: int | None) -> None:

@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipelines.draft import OfficialCounts, OpenSource, SourceOptions
-from pipelines.engines import Engine, num_at_once, sigterm_as_exit
-from pipelines.faults import clear_disk_errors, make_root
+from pipelines.engines import Engine, make_ready, num_at_once, sigterm_as_exit
+from pipelines.faults import check_root, clear_disk_errors, make_root
 from pipelines.job import (
     DEFAULT_MAX_REJECTS,
     DEFAULT_MAX_SHARD_BYTES,
@@ -46,6 +46,7 @@ from pipelines.split import (
 from pipelines.task import remove_half_made
 from roikit.errors import UsageError
 from shards.atomic import leftovers
+from shards.claim import check_claim
 from shards.commit import load_dataset
 from shards.layout import split_dir
 
@@ -86,14 +87,15 @@ def convert(
         limit: take the first images of the seeded order only, as a split `train-first1000`.
         seed: of the order and of the wordings.
         workers: tasks at once; None: one a core, with Ray as many as its cluster has room for.
-        engine: what runs the tasks: `process` (a pool of processes here) or `ray`.
+        engine: what runs the tasks: `process` (a pool of processes here) or `ray`. Dry runs take
+            the pool.
         max_rejects: share of the records that may be lost to faults, 0 to 1.
         strict: end with an error where counts differ from the published ones.
         max_shard_bytes: a shard is cut before it grows larger.
         decode_images: decode each picture wholly, and reject what does not decode.
         overwrite: replace shards that were made from other sources or settings.
         extend: leave the shards of a committed split as they are and add what is new.
-        dry_run: read and check everything, write nothing.
+        dry_run: read and check everything, refuse what would be refused, write nothing.
         progress: told how far it is.
         command: the command line, noted with the run.
 
@@ -137,10 +139,15 @@ def convert_job(
     """Do what `convert` does, for a job."""
     check_share(max_rejects)
     opened = open_source(job)
-    if not dry_run:
+    if dry_run:
+        check_root(job.out)
+        # Its plan lies in a temporary folder, which other nodes do not see.
+        job = replace(job, engine="process")
+    else:
         make_root(job.out)
     reports: list[SplitReport] = []
     with sigterm_as_exit(), clear_disk_errors(job.out):
+        make_ready(job.workers, job.engine)
         for split in choose_splits(job, opened):
             report = (_dry_run if dry_run else _convert_split)(job, opened, split)
             if report.images_found or report.records_found or job.splits is not None:
@@ -182,7 +189,8 @@ def _convert_split(job: Job, opened: OpenSource, split: str) -> SplitReport:
         try:
             tasks = make_shards(job, planned, range(len(plan.shards)), job.out)
         except BaseException:
-            # Ended workers leave the files they were writing. Nobody else writes: we hold the lock.
+            # Ended workers leave the files they were writing. Task processes of a job array, which
+            # hold no lock, may be writing, too: what they have under way is not among these.
             remove_half_made(planned.folder)
             for path in leftovers(split_dir(job.out, plan.dataset, stored)):
                 path.unlink(missing_ok=True)
@@ -207,8 +215,11 @@ def _dry_run(job: Job, opened: OpenSource, split: str) -> SplitReport:
         if planned is None:
             committed = load_dataset(job.out, job.spec.name, split)
             official = opened.official.get(split, OfficialCounts())
-            return report_done(committed, official, started=started)
+            report = report_done(committed, official, started=started)
+            return replace(report, bytes_free=free_bytes(job.out))
         plan = planned.plan
+        if plan.base is None and not job.overwrite:
+            check_claim(job.out, plan.dataset, plan.split, plan_hash=plan.plan_hash)
         tasks = make_shards(job, planned, range(len(plan.shards)), None)
         needed = expected_bytes(plan, planned.folder, job.out)
     report = report_made(plan, add_counts(plan, tasks), None, started=started)

@@ -7,7 +7,7 @@ from pathlib import Path
 from pipelines.plan import Plan, draft_bytes
 from roikit.errors import RoikitError
 from roikit.render import bytes_text
-from shards.commit import claimed_by
+from shards.claim import claimed_by
 from shards.layout import split_dir, tar_path
 
 #: Records, sidecars, index and manifest take up to so many times the annotations in a draft file.

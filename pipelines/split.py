@@ -3,6 +3,7 @@
 What `run.py` does one after the other in one process, and `steps.py` in many.
 """
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,16 +35,20 @@ from roikit.errors import RoikitError
 from shards import manifest
 from shards import remote as store
 from shards.atomic import leftovers, locked
+from shards.claim import claim_extension, claim_split
 from shards.commit import (
     DatasetInfo,
     RunInfo,
-    claim_extension,
-    claim_split,
     commit_dataset,
+    find_lost_shard,
     is_whole,
     load_dataset,
+    tidy_index,
 )
+from shards.index import open_index
 from shards.layout import commit_path, split_dir, split_prefix
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,15 +98,22 @@ def plan_split(job: Job, opened: OpenSource, split: str, work: Path) -> PlannedS
 
     Returns:
         The plan; None where a committed split is to be extended and there is nothing new.
+
+    Raises:
+        UsageError: annotation files that cannot be used, or nothing can be added to what is there.
+        RoikitError: a file changed while it was read, or a shard to be added to is lost.
     """
     stored = split_name(split, job.limit)
+    info = None
+    if job.extend and commit_path(job.out, job.spec.name, stored).is_file():
+        info = load_dataset(job.out, job.spec.name, stored)
+        _require_whole(job, info)
     job.progress(Progress(split=stored, step="reading"))
     began_ns = time.time_ns()
     with uncollected():
         records = opened.splits[split]()
         addition = None
-        if job.extend and commit_path(job.out, job.spec.name, stored).is_file():
-            info = load_dataset(job.out, job.spec.name, stored)
+        if info is not None:
             addition = find_addition(job.out, info, records, settings_of(job, split))
             if addition.is_empty:
                 return None
@@ -114,6 +126,7 @@ def plan_split(job: Job, opened: OpenSource, split: str, work: Path) -> PlannedS
             seed=job.seed,
             limit=job.limit,
             max_shard_bytes=job.max_shard_bytes,
+            source=job.source,
             options=job.options,
             decode_images=job.decode_images,
             base=addition.base if addition else None,
@@ -175,7 +188,13 @@ def commit_split(
     """Declare a plan's finished shards a dataset, and bring the manifest up to date."""
     plan, out = planned.plan, job.out
     job.progress(Progress(split=plan.split, step="committing"))
-    base = _base_of(job, plan) if plan.base else None
+    base = None
+    if plan.base is not None:
+        base = _base_of(job, plan)
+        _require_whole(job, base)
+    settings = plan.settings | {"counts": msgspec.to_builtins(counts)}
+    if plan.official != OfficialCounts():
+        settings["published"] = msgspec.to_builtins(plan.official)
     keep_known(planned.folder, out, plan.dataset, plan.split, plan.plan_hash)
     committed = commit_dataset(
         out,
@@ -183,12 +202,13 @@ def commit_split(
         plan.split,
         num_shards=plan.shard_number(len(plan.shards)),
         plan_hash=plan.plan_hash,
-        settings=plan.settings | {"counts": msgspec.to_builtins(counts)},
+        settings=settings,
         source_files=plan.source_files,
         run=run,
         base=base,
         licence=str(job.spec.licence),
         registration=job.spec.registration,
+        superseded=plan.base.superseded if plan.base else None,
         tar_lengths=_tar_lengths(job, plan),
     )
     if store.url_of(out) is not None:
@@ -203,6 +223,7 @@ def clean_up(job: Job, committed: DatasetInfo) -> None:
         store.tidy(job.out, committed.dataset, committed.split, committed.plan_hash)
     for path in leftovers(split_dir(job.out, committed.dataset, committed.split)):
         path.unlink(missing_ok=True)
+    tidy_index(job.out, committed)
     manifest.update(job.out, committed.dataset, committed.split)
     drop_older(job.out, committed.dataset, committed.split, committed.plan_hash)
     remove_plans(work_dir(job), committed.dataset, committed.split)
@@ -213,8 +234,15 @@ def find_commit(job: Job, plan: Plan) -> DatasetInfo | None:
     if not commit_path(job.out, plan.dataset, plan.split).is_file():
         return None
     committed = load_dataset(job.out, plan.dataset, plan.split)
-    is_ours = committed.plan_hash == plan.plan_hash
-    return committed if is_ours and is_whole(job.out, committed, _tar_lengths(job, plan)) else None
+    if committed.plan_hash != plan.plan_hash:
+        return None
+    if is_whole(job.out, committed, _tar_lengths(job, plan)):
+        return committed
+    log.warning(
+        "%s %s: was converted before, but files of it are lost or damaged: all its shards are made"
+        " again, since what their tasks noted went with the commit", plan.dataset, plan.split,
+    )  # fmt: skip
+    return None
 
 
 def _tar_lengths(job: Job, plan: Plan) -> Mapping[str, int] | None:
@@ -308,6 +336,24 @@ def report_made(
         started=started,
         images_added=plan.num_images if plan.base else 0,
     )
+
+
+def _require_whole(job: Job, info: DatasetInfo) -> None:
+    """Refuse to add to a split that has lost a file.
+
+    Raises:
+        RoikitError: it has; the file is named.
+    """
+    lost = find_lost_shard(job.out, info)
+    if lost is not None:
+        anew = "" if "extends" in info.settings else " (without, if the source is as it was then)"
+        raise RoikitError(
+            f"{info.dataset} {info.split}: expected every shard that is to be added to, one is lost"
+            f" or damaged: {lost}",
+            hint="bring its tar and sidecar back from a copy, or convert the whole split again with"
+            f" `--overwrite`{anew} instead of `--extend`",
+        ) from lost
+    open_index(job.out, info.dataset, info.split, info.merkle_root)
 
 
 def _base_of(job: Job, plan: Plan) -> DatasetInfo:

@@ -12,15 +12,18 @@ import logging
 import re
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipelines.draft import OfficialCounts
-from pipelines.engines import sigterm_as_exit
+import msgspec
+
+from pipelines.draft import OfficialCounts, OpenSource
+from pipelines.engines import make_ready, sigterm_as_exit
+from pipelines.extend import setting_differences
 from pipelines.faults import clear_disk_errors, make_root
 from pipelines.job import DEFAULT_MAX_REJECTS, Job, check_share, choose_splits, open_source
-from pipelines.plan import changed_source, find_plans, remove_plans, split_name
+from pipelines.plan import changed_source, find_plan, remove_plans, split_name
 from pipelines.remote_source import remote_folder
 from pipelines.reports import SplitReport, StepReport, check_counts, check_faults
 from pipelines.space import check_space, expected_bytes
@@ -43,7 +46,9 @@ from pipelines.split import (
 from pipelines.task import read_counts, unfinished_tasks
 from roikit.errors import RoikitError, UsageError
 from shards import remote as store
-from shards.commit import DatasetInfo, claimed_by, list_datasets, load_dataset
+from shards.claim import claimed_by
+from shards.commit import DatasetInfo, list_readable, load_dataset
+from shards.layout import PLAN_MARK_NAME
 
 log = logging.getLogger(__name__)
 
@@ -138,6 +143,8 @@ def tasks_step(job: Job, share: TaskShare) -> list[StepReport]:
                     " was planned",
                     hint=_hint(job, "plan it again", *_plan_words(planned)),
                 )
+        if planned_splits:
+            make_ready(job.workers, job.engine)
         for planned in planned_splits:
             started = time.monotonic()
             indices = share.indices(len(planned.plan.shards))
@@ -167,9 +174,7 @@ def commit_step(
         for planned in planned_splits:
             _require_finished(job, planned)
         reports = [_commit(job, planned) for planned in planned_splits]
-    for info in done:
-        clean_up(job, info)
-        reports.append(report_done(info, OfficialCounts(), started=time.monotonic()))
+        reports += [_tidy_done(job, info) for info in done]
     check_faults(reports, max_rejects)
     if strict:
         check_counts(reports)
@@ -206,6 +211,17 @@ def _commit(job: Job, planned: PlannedSplit) -> SplitReport:
     return report_made(plan, counts, committed, started=started)
 
 
+def _tidy_done(job: Job, info: DatasetInfo) -> SplitReport:
+    """Do what the run that committed a split may not have come to."""
+    started = time.monotonic()
+    with only_one(job, info.split):
+        # Another process may have planned in the meantime: then there is a plan to be kept.
+        if claimed_by(job.out, info.dataset, info.split) == info.plan_hash:
+            clean_up(job, info)
+    published = msgspec.convert(info.settings.get("published", {}), OfficialCounts)
+    return report_done(info, published, started=started)
+
+
 def _find_planned(job: Job) -> tuple[list[PlannedSplit], list[DatasetInfo]]:
     """Return the job's plans, and the splits of it that are committed and need none.
 
@@ -215,20 +231,18 @@ def _find_planned(job: Job) -> tuple[list[PlannedSplit], list[DatasetInfo]]:
     dataset = job.spec.name
     wanted = None if job.splits is None else set(job.splits)
     planned = [
-        PlannedSplit(plan=plan, folder=folder)
-        for plan, folder in find_plans(work_dir(job), dataset)
-        if claimed_by(job.out, dataset, plan.split) == plan.plan_hash
-        and plan.settings["limit"] == job.limit
-        and (wanted is None or plan.settings["split"] in wanted)
+        one
+        for one in _claimed_plans(job)
+        if one.plan.settings["limit"] == job.limit
+        and (wanted is None or one.plan.settings["split"] in wanted)
     ]
     for one in planned:
         _check_same(job, one)
     there = {one.plan.split for one in planned}
     done = [
         info
-        for info in list_datasets(job.out)
-        if info.dataset == dataset
-        and info.split not in there
+        for info in list_readable(job.out, dataset)
+        if info.split not in there
         and info.settings.get("limit") == job.limit
         and (wanted is None or info.settings.get("split") in wanted)
         and claimed_by(job.out, dataset, info.split) == info.plan_hash
@@ -241,7 +255,22 @@ def _find_planned(job: Job) -> tuple[list[PlannedSplit], list[DatasetInfo]]:
             f"`{job.out}`: expected a plan of {which} there, found none",
             hint=_hint(job, "plan first", "--step", "plan"),
         )
+    if done:
+        opened = open_source(job)
+        for info in done:
+            _check_done(job, info, opened)
     return planned, done
+
+
+def _claimed_plans(job: Job) -> Iterator[PlannedSplit]:
+    """Yield the plans that the dataset's folders were claimed for and that are there."""
+    dataset = job.spec.name
+    for mark in sorted(job.out.glob(f"{dataset}/*/{PLAN_MARK_NAME}")):
+        split = mark.parent.name
+        plan_hash = claimed_by(job.out, dataset, split)
+        found = plan_hash and find_plan(work_dir(job), dataset, split, plan_hash)
+        if found and found[0].plan_hash == plan_hash:
+            yield PlannedSplit(plan=found[0], folder=found[1])
 
 
 def _check_same(job: Job, planned: PlannedSplit) -> None:
@@ -265,6 +294,32 @@ def _check_same(job: Job, planned: PlannedSplit) -> None:
             f"{plan.dataset} {plan.split}: expected the options that it was planned with:"
             f" {'; '.join(differing)}",
             hint=_hint(job, "repeat them, or plan again", *_plan_words(planned)),
+        )
+
+
+def _check_done(job: Job, info: DatasetInfo, opened: OpenSource) -> None:
+    """Refuse a job that would not have made what is committed.
+
+    The commit does not say where its source lay: that may move. What annotation files are called
+    there and how long they are tells another source well enough. An extension has nothing to do
+    where they grew without anything new.
+    """
+    differing = setting_differences(info, settings_of(job, info.settings["split"]))
+    if not job.extend:
+        differing += [
+            f"source: `{file.path}` of {file.bytes:,} bytes then, not found now"
+            for file in info.source_files
+            if "://" not in file.path
+            and not any(
+                path.is_file() and path.stat().st_size == file.bytes
+                for path in (opened.folder / file.path, Path(file.path))
+            )
+        ]
+    if differing:
+        raise UsageError(
+            f"{info.dataset} {info.split}: expected the options and the source that it was"
+            f" converted with: {'; '.join(differing)}",
+            hint=_hint(job, "repeat them, or plan it anew", "--step", "plan", "--overwrite"),
         )
 
 

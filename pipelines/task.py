@@ -34,7 +34,8 @@ from roikit.sample import (
 )
 from shards import remote as store
 from shards.atomic import write_bytes
-from shards.commit import claimed_by, is_finished
+from shards.claim import claimed_by
+from shards.commit import is_finished
 from shards.layout import PLAN_MARK_NAME, sample_key, sidecar_path, split_dir, tar_path
 from shards.sidecar import is_done, write_sidecar
 from shards.writer import write_shard

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pipelines.registry import find_dataset
-from shards.commit import list_datasets
+from shards.layout import COMMIT_NAME
 
 
 def notice(name: str, out: Path) -> list[str]:
@@ -16,10 +16,10 @@ def notice(name: str, out: Path) -> list[str]:
         out: root of the shards.
 
     Raises:
-        UsageError: there is no such dataset, or a commit below `out` cannot be read.
+        UsageError: there is no such dataset.
     """
     spec = find_dataset(name)
-    if any(info.dataset == name for info in list_datasets(out)):
+    if any(out.glob(f"{name}/*/{COMMIT_NAME}")):
         return []
     return [
         f"{spec.title}: {spec.licence}",

@@ -1,10 +1,11 @@
-"""Claim a split's folder, and declare its shards a dataset.
+"""Declare a split's shards a dataset, and find what is declared.
 
 `dataset.json` is written last, by rename. Without it there is no dataset: readers refuse the
 folder, however many shards lie in it. Knows nothing of what the shards hold beyond what their
-sidecars say.
+sidecars say. `claim.py` makes the folder ready before.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,22 +16,20 @@ import msgspec
 from roikit.errors import CorruptSampleError, RoikitError, UsageError
 from shards import merkle
 from shards.atomic import leftovers, locked, write_bytes
-from shards.index import build_index, open_index
+from shards.index import build_index, open_index, remove_index, settle_index
 from shards.layout import (
     COMMIT_NAME,
-    CONVERSATIONS_INDEX_NAME,
-    FINGERPRINTS_SUFFIX,
     FORMAT_VERSION,
-    PLAN_MARK_NAME,
-    SAMPLES_INDEX_NAME,
     commit_path,
     shard_stem,
     split_dir,
     split_prefix,
 )
-from shards.sidecar import ShardInfo, is_done, read_info
+from shards.sidecar import ShardInfo, is_done, read_info, read_rejections
 
 LOCK_NAME = ".lock"
+
+log = logging.getLogger(__name__)
 
 
 class SourceFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +60,8 @@ class ShardEntry(msgspec.Struct, frozen=True, kw_only=True):
     merkle_root: str
     #: of the plan that made it, where that is not the commit's: the split was extended later
     plan_hash: str | msgspec.UnsetType = msgspec.UNSET
+    #: numbers of the sidecar's rejections, from 0, that an extension's later try has replaced
+    superseded: list[int] | msgspec.UnsetType = msgspec.UNSET
 
 
 class DatasetInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,7 +78,7 @@ class DatasetInfo(msgspec.Struct, frozen=True, kw_only=True):
     exchanges: int
     tar_bytes: int
     tasks: dict[str, int]  #: conversations by task
-    rejections: dict[str, int]  #: rejected records by code
+    rejections: dict[str, int]  #: rejected records by code, without superseded ones
     settings: dict[str, Any]  #: of the conversion, as the converter gave them
     source_files: list[SourceFile] = []
     run: RunInfo | None = None
@@ -88,56 +89,6 @@ class DatasetInfo(msgspec.Struct, frozen=True, kw_only=True):
     def plan_hash_of(self, shard: ShardEntry) -> str:
         """Return the hash of the plan that made one of the shards."""
         return self.plan_hash if shard.plan_hash is msgspec.UNSET else shard.plan_hash
-
-
-def claim_split(
-    root: Path | str, dataset: str, split: str, *, plan_hash: str, overwrite: bool = False
-) -> Path:
-    """Make a split's folder ready for the shards of one plan and return it.
-
-    Shards of the same plan stay: they are what a rerun need not make again. A `dataset.json` of the
-    same plan stays too.
-
-    Raises:
-        UsageError: the folder holds another plan's shards (or files like them) and `overwrite` is
-            false.
-    """
-    folder = split_dir(root, dataset, split)
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / LOCK_NAME):
-        commit = folder / COMMIT_NAME
-        if commit.is_file() and (info := _read(commit)).plan_hash == plan_hash:
-            # What lies past the commit is an extension's that was begun and given up.
-            _make_ready_past(folder, info, plan_hash)
-        other = _other_plan(folder, dataset, split, plan_hash)
-        if other is not None:
-            if not overwrite:
-                raise UsageError(
-                    f"{folder}: {other}",
-                    hint="choose another `--out`; `--overwrite` replaces these shards, `--extend`"
-                    " adds to them what is new",
-                )
-            _clear(folder, dataset, split)
-        write_bytes(folder / PLAN_MARK_NAME, plan_hash.encode())
-    return folder
-
-
-def claim_extension(root: Path | str, base: DatasetInfo, *, plan_hash: str) -> Path:
-    """Make a committed split's folder ready for a plan's further shards and return it.
-
-    The commit and its shards stay. Shards past them stay where they are this plan's; those of
-    another extension, which never came to its commit, are removed.
-    """
-    folder = split_dir(root, base.dataset, base.split)
-    with locked(folder / LOCK_NAME):
-        _make_ready_past(folder, base, plan_hash)
-    return folder
-
-
-def claimed_by(root: Path | str, dataset: str, split: str) -> str | None:
-    """Return the hash of the plan that a split's folder was last claimed for, if it was."""
-    mark = split_dir(root, dataset, split) / PLAN_MARK_NAME
-    return mark.read_text() if mark.is_file() else None
 
 
 def commit_dataset(
@@ -153,6 +104,7 @@ def commit_dataset(
     licence: str | None = None,
     registration: str | None = None,
     base: DatasetInfo | None = None,
+    superseded: Mapping[str, Sequence[int]] | None = None,
     tar_lengths: Mapping[str, int] | None = None,
 ) -> DatasetInfo:
     """Build the index, write `dataset.json`, and return what stands in it.
@@ -172,6 +124,7 @@ def commit_dataset(
         licence: of annotations and pictures.
         registration: form or agreement that the dataset asks for.
         base: the commit that this one extends: its shards are the first ones and stay as they are.
+        superseded: by the base's stems, the numbers of the sidecar's rejections that count no more.
         tar_lengths: bytes of each tar by its stem, where the tars lie elsewhere.
 
     Raises:
@@ -187,7 +140,18 @@ def commit_dataset(
                 raise RoikitError(f"{folder / shard.stem}: is not the shard that was committed")
         _remove_strays(folder, dataset, split, num_shards)
         merkle_root = merkle.root([merkle.leaf(info.stem, info.merkle_root) for info in infos])
-        build_index(folder, num_shards, dataset=dataset, split=split, merkle_root=merkle_root)
+        if base is not None:
+            settle_index(folder, base.merkle_root)
+        remove_index(folder, keep_plain=True)
+        build_index(
+            folder,
+            num_shards,
+            dataset=dataset,
+            split=split,
+            merkle_root=merkle_root,
+            is_ahead=base is not None,
+        )
+        replaced = superseded or {}
         committed = DatasetInfo(
             format=FORMAT_VERSION,
             dataset=dataset,
@@ -200,7 +164,9 @@ def commit_dataset(
             exchanges=sum(info.exchanges for info in infos),
             tar_bytes=sum(info.tar_bytes for info in infos),
             tasks=_total(info.tasks for info in infos),
-            rejections=_total(info.rejections for info in infos),
+            rejections=_total(
+                _rejections(folder, info, replaced.get(info.stem, ())) for info in infos
+            ),
             settings=dict(settings),
             source_files=list(source_files),
             run=run,
@@ -213,38 +179,58 @@ def commit_dataset(
                     tar_bytes=info.tar_bytes,
                     merkle_root=info.merkle_root,
                     plan_hash=info.plan_hash if info.plan_hash != plan_hash else msgspec.UNSET,
+                    superseded=sorted(replaced.get(info.stem, ())) or msgspec.UNSET,
                 )
                 for info in infos
             ],
         )
         text = msgspec.json.format(msgspec.json.encode(committed), indent=2)
         write_bytes(folder / COMMIT_NAME, text + b"\n")
+        settle_index(folder, merkle_root)
     return committed
+
+
+def find_lost_shard(
+    root: Path | str, info: DatasetInfo, tar_lengths: Mapping[str, int] | None = None
+) -> RoikitError | None:
+    """Return what is wrong with a committed split's shards, as far as headers and lengths show.
+
+    Where the tars lie elsewhere, `tar_lengths` has their bytes by stem, and no header is read.
+    """
+    folder = split_dir(root, info.dataset, info.split)
+    try:
+        hashes = [info.plan_hash_of(shard) for shard in info.shards]
+        _all_finished(folder, info.dataset, info.split, hashes, tar_lengths)
+        for shard, plan_hash in zip(info.shards, hashes, strict=True):
+            tar, sidecar = (folder / f"{shard.stem}.{suffix}" for suffix in ("tar", "parquet"))
+            if tar_lengths is None and not is_done(tar, sidecar, plan_hash):
+                return RoikitError(f"{tar}: does not hold what its sidecar says")
+    except RoikitError as error:
+        return error
+    return None
 
 
 def is_whole(
     root: Path | str, info: DatasetInfo, tar_lengths: Mapping[str, int] | None = None
 ) -> bool:
-    """Say whether a committed split has all its files, as far as headers and lengths show.
+    """Say whether a committed split has all its files, as far as `find_lost_shard` sees.
 
-    What a rerun asks before it calls a split done. `roikit verify` reads every byte. Where the tars
-    lie elsewhere, `tar_lengths` has their bytes by stem, and no header is read.
+    What a rerun asks before it calls a split done. `roikit verify` reads every byte.
     """
-    folder = split_dir(root, info.dataset, info.split)
-    if tar_lengths is None:
-        for shard in info.shards:
-            path = folder / shard.stem
-            plan_hash = info.plan_hash_of(shard)
-            if not is_done(path.with_suffix(".tar"), path.with_suffix(".parquet"), plan_hash):
-                return False
+    if find_lost_shard(root, info, tar_lengths) is not None:
+        return False
     try:
-        if tar_lengths is not None:
-            hashes = [info.plan_hash_of(shard) for shard in info.shards]
-            _all_finished(folder, info.dataset, info.split, hashes, tar_lengths)
         open_index(root, info.dataset, info.split, info.merkle_root)
     except RoikitError:
         return False
     return True
+
+
+def tidy_index(root: Path | str, info: DatasetInfo) -> None:
+    """Give a commit's index the plain names, where its run ended before it came to that."""
+    folder = split_dir(root, info.dataset, info.split)
+    with locked(folder / LOCK_NAME):
+        settle_index(folder, info.merkle_root)
 
 
 def rebuild_index(root: Path | str, dataset: str, split: str) -> None:
@@ -277,31 +263,57 @@ def load_dataset(root: Path | str, dataset: str, split: str) -> DatasetInfo:
     """
     path = commit_path(root, dataset, split)
     if not path.is_file():
-        there = ", ".join(f"`{info.dataset}@{info.split}`" for info in list_datasets(root))
+        there = ", ".join(f"`{info.dataset}@{info.split}`" for info in list_readable(root))
         state = "its shards are unfinished" if path.parent.is_dir() else "no such dataset and split"
         raise UsageError(
             f"{path.parent}: {state} (no `{COMMIT_NAME}`)",
             hint=f"here are {there}" if there else "`roikit convert` makes shards",
         )
-    return _read(path)
+    return read_commit(path)
 
 
 def list_datasets(root: Path | str) -> list[DatasetInfo]:
-    """Return every committed split below `root`, by name; none where `root` is missing."""
-    return [_read(path) for path in sorted(Path(root).glob(f"*/*/{COMMIT_NAME}"))]
+    """Return every committed split below `root`, by name; none where `root` is missing.
+
+    Raises:
+        UsageError: one cannot be read, or is of another format version.
+    """
+    return [read_commit(path) for path in sorted(Path(root).glob(f"*/*/{COMMIT_NAME}"))]
 
 
-def _read(path: Path) -> DatasetInfo:
+def list_readable(root: Path | str, dataset: str = "*") -> list[DatasetInfo]:
+    """Return every committed split that can be read, of one dataset or all; warn of the others."""
+    found: list[DatasetInfo] = []
+    for path in sorted(Path(root).glob(f"{dataset}/*/{COMMIT_NAME}")):
+        try:
+            found.append(read_commit(path))
+        except UsageError as error:
+            log.warning("left out: %s", error)
+    return found
+
+
+def read_commit(path: Path) -> DatasetInfo:
+    """Read a `dataset.json`.
+
+    Raises:
+        UsageError: it cannot be read, or is of another format version.
+    """
+    hint = "convert that split again with this version of roikit and `--overwrite`"
     try:
         info = msgspec.json.decode(path.read_bytes(), type=DatasetInfo)
     except (OSError, msgspec.DecodeError) as error:
-        raise UsageError(f"{path}: cannot read this commit: {error}") from error
+        raise UsageError(f"{path}: cannot read this commit: {error}", hint=hint) from error
     if info.format != FORMAT_VERSION:
         raise UsageError(
-            f"{path}: expected shard format {FORMAT_VERSION}, found {info.format}",
-            hint="convert the dataset again with this version of roikit",
+            f"{path}: expected shard format {FORMAT_VERSION}, found {info.format}", hint=hint
         )
     return info
+
+
+def shard_files(folder: Path, dataset: str, split: str) -> list[Path]:
+    """Return the tars and sidecars named like this split's, sorted."""
+    pattern = f"{split_prefix(dataset, split)}-{'[0-9]' * 6}"
+    return sorted([*folder.glob(f"{pattern}.tar"), *folder.glob(f"{pattern}.parquet")])
 
 
 def is_finished(root: Path | str, dataset: str, split: str, index: int, plan_hash: str) -> bool:
@@ -331,17 +343,6 @@ def _all_finished(
         more = f" (and {len(errors) - 1:,} more of {len(plan_hashes):,})" if errors[1:] else ""
         raise RoikitError(f"{errors[0]}{more}", hint=errors[0].hint) from errors[0]
     return infos
-
-
-def _make_ready_past(folder: Path, base: DatasetInfo, plan_hash: str) -> None:
-    mark = folder / PLAN_MARK_NAME
-    if mark.is_file() and mark.read_text() == plan_hash:
-        return
-    committed = {shard.stem for shard in base.shards}
-    paths = [p for p in _shard_files(folder, base.dataset, base.split) if p.stem not in committed]
-    for path in [*paths, *leftovers(folder)]:
-        path.unlink(missing_ok=True)
-    write_bytes(mark, plan_hash.encode())
 
 
 def _finished(
@@ -374,49 +375,20 @@ def _finished(
     return info
 
 
-def _shard_files(folder: Path, dataset: str, split: str) -> list[Path]:
-    """Return the tars and sidecars named like this split's, sorted."""
-    pattern = f"{split_prefix(dataset, split)}-{'[0-9]' * 6}"
-    return sorted([*folder.glob(f"{pattern}.tar"), *folder.glob(f"{pattern}.parquet")])
-
-
-def _other_plan(folder: Path, dataset: str, split: str, plan_hash: str) -> str | None:
-    """Say which file shows that the folder is another plan's, if one does."""
-    mark = folder / PLAN_MARK_NAME
-    if mark.is_file() and mark.read_text() != plan_hash:
-        return "holds the shards of another plan (other sources or settings)"
-    commit = folder / COMMIT_NAME
-    if commit.is_file() and _read(commit).plan_hash != plan_hash:
-        return f"`{COMMIT_NAME}` is of another plan (other sources or settings)"
-    for path in _shard_files(folder, dataset, split):
-        if path.suffix == ".parquet":
-            try:
-                is_ours = read_info(path).plan_hash == plan_hash
-            except CorruptSampleError:
-                is_ours = mark.is_file()
-            if not is_ours:
-                return f"`{path.name}` is of another plan (other sources or settings)"
-        elif not mark.is_file() and not path.with_suffix(".parquet").is_file():
-            return f"`{path.name}` is not from an unfinished run of this plan"
-    return None
-
-
-def _clear(folder: Path, dataset: str, split: str) -> None:
-    """Remove a split's files, the commit first: at no moment does it stand over missing shards."""
-    for name in (COMMIT_NAME, SAMPLES_INDEX_NAME, CONVERSATIONS_INDEX_NAME):
-        (folder / name).unlink(missing_ok=True)
-    derived = folder.glob(f"*{FINGERPRINTS_SUFFIX}")
-    for path in [*_shard_files(folder, dataset, split), *derived, *leftovers(folder)]:
-        path.unlink(missing_ok=True)
-    (folder / PLAN_MARK_NAME).unlink(missing_ok=True)
-
-
 def _remove_strays(folder: Path, dataset: str, split: str, num_shards: int) -> None:
     """Remove what interrupted runs left: temporary files, and tars past the plan's last shard."""
     stems = {shard_stem(dataset, split, i) for i in range(num_shards)}
-    strays = [path for path in _shard_files(folder, dataset, split) if path.stem not in stems]
+    strays = [path for path in shard_files(folder, dataset, split) if path.stem not in stems]
     for path in [*strays, *leftovers(folder)]:
         path.unlink(missing_ok=True)
+
+
+def _rejections(folder: Path, info: ShardInfo, superseded: Sequence[int]) -> dict[str, int]:
+    """Return a shard's rejections by code, without the superseded ones."""
+    if not superseded:
+        return info.rejections
+    every = read_rejections(folder / f"{info.stem}.parquet")
+    return Counter(one.code for i, one in enumerate(every) if i not in superseded)
 
 
 def _total(counts: Any) -> dict[str, int]:

@@ -4,8 +4,13 @@
 to. `conversations.arrow` holds 7 bytes a conversation: its sample, its place there, its task. Both
 are derived from the sidecars, in shard order, and carry the Merkle root of the split they belong
 to. Start-up touches these and `dataset.json` only, never an annotation file or a sidecar.
+
+An extension's index lies under names that carry its Merkle root until its commit is there; then
+it takes the plain names, and that of the commit before gets such names, for readers who began with
+it. So at every moment each of the two commits has an index.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -19,7 +24,7 @@ import pyarrow as pa
 from roikit.errors import CorruptSampleError, UsageError
 from roikit.sample import TASKS
 from shards import sidecar
-from shards.atomic import replacing
+from shards.atomic import put_in_place, replacing
 from shards.layout import (
     CONVERSATIONS_INDEX_NAME,
     FORMAT_VERSION,
@@ -48,6 +53,10 @@ _CONVERSATIONS = pa.schema(
         ("conversation_task", pa.uint8()),  # place in the metadata's `tasks`
     ]
 )
+_FILES = {SAMPLES_INDEX_NAME: _SAMPLES, CONVERSATIONS_INDEX_NAME: _CONVERSATIONS}
+#: Of a Merkle root in a file's name.
+_ROOT_DIGITS = 16
+_HINT = "`roikit manifest rebuild` makes the index again from the sidecars"
 _COLUMNS = (
     "key",
     "native_id",
@@ -115,9 +124,23 @@ def native_hash(native_id: str) -> int:
 
 
 def build_index(
-    folder: Path, num_shards: int, *, dataset: str, split: str, merkle_root: str
+    folder: Path,
+    num_shards: int,
+    *,
+    dataset: str,
+    split: str,
+    merkle_root: str,
+    is_ahead: bool = False,
 ) -> None:
     """Write a split's index from its sidecars.
+
+    Args:
+        folder: the split's.
+        num_shards: how many shards it has.
+        dataset: the dataset's name.
+        split: the split's name.
+        merkle_root: the split's.
+        is_ahead: another commit stands and keeps its index until `settle_index`.
 
     Raises:
         CorruptSampleError: a sidecar is missing or unreadable.
@@ -128,8 +151,36 @@ def build_index(
         "merkle_root": merkle_root,
         "tasks": ",".join(TASKS),
     }
-    _write(folder / SAMPLES_INDEX_NAME, _SAMPLES.with_metadata(metadata), columns)
-    _write(folder / CONVERSATIONS_INDEX_NAME, _CONVERSATIONS.with_metadata(metadata), columns)
+    for name, schema in _FILES.items():
+        path = _named_by_root(folder / name, merkle_root) if is_ahead else folder / name
+        _write(path, schema.with_metadata(metadata), columns)
+
+
+def settle_index(folder: Path, merkle_root: str) -> None:
+    """Give a commit's index the plain names, if it has others, once that commit is written.
+
+    May be ended at any moment and run again.
+    """
+    for name in _FILES:
+        ours = _named_by_root(folder / name, merkle_root)
+        if not ours.is_file():
+            continue
+        try:
+            before = _metadata(_map(folder / name)).get(b"merkle_root", b"").decode()
+        except (UsageError, CorruptSampleError):  # lost or damaged: nobody reads it
+            before = ""
+        if before not in ("", merkle_root):
+            (folder / name).replace(_named_by_root(folder / name, before))
+        put_in_place(ours, folder / name)
+
+
+def remove_index(folder: Path, *, keep_plain: bool = False) -> None:
+    """Remove a split's index; `keep_plain` removes only those of commits before and to come."""
+    for name in _FILES:
+        if not keep_plain:
+            (folder / name).unlink(missing_ok=True)
+        for path in folder.glob(_named_by_root(Path(name), "?" * _ROOT_DIGITS).name):
+            path.unlink(missing_ok=True)
 
 
 def derive_columns(
@@ -210,22 +261,48 @@ def _write(path: Path, schema: pa.Schema, columns: dict[str, npt.NDArray[Any]]) 
         writer.write_batch(batch)
 
 
+def _named_by_root(path: Path, merkle_root: str) -> Path:
+    return path.with_name(f"{path.stem}-{merkle_root[:_ROOT_DIGITS]}{path.suffix}")
+
+
 def _open(path: Path, merkle_root: str) -> pa.RecordBatch:
-    hint = "`roikit manifest rebuild` makes the index again from the sidecars"
-    if not path.is_file():
-        raise UsageError(f"{path}: the index is missing", hint=hint)
-    try:
-        batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise CorruptSampleError(f"{path}: cannot read this index: {error}", hint=hint) from error
-    metadata = batch.schema.metadata or {}
+    """Map the file at `path` that belongs to this commit, or the one that lies beside it.
+
+    A commit to come moves it from the longer name to the plain one, a commit that is replaced from
+    the plain one to the longer: looked for in this order, neither is missed.
+    """
+    beside = _named_by_root(path, merkle_root)
+    for place in (path, beside):
+        with contextlib.suppress(UsageError, CorruptSampleError):
+            return _checked(place, merkle_root)
+    return _checked(path, merkle_root)
+
+
+def _checked(path: Path, merkle_root: str) -> pa.RecordBatch:
+    batch = _map(path)
+    metadata = _metadata(batch)
     if metadata.get(b"format") != str(FORMAT_VERSION).encode():
-        raise UsageError(f"{path}: expected an index of format {FORMAT_VERSION}", hint=hint)
+        raise UsageError(f"{path}: expected an index of format {FORMAT_VERSION}", hint=_HINT)
     if metadata.get(b"merkle_root") != merkle_root.encode():
         raise UsageError(
-            f"{path}: this index belongs to other shards than `dataset.json`", hint=hint
+            f"{path}: this index belongs to other shards than `dataset.json`", hint=_HINT
         )
     return batch
+
+
+def _map(path: Path) -> pa.RecordBatch:
+    if not path.is_file():
+        raise UsageError(f"{path}: the index is missing", hint=_HINT)
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+    except FileNotFoundError as error:  # renamed in the meantime
+        raise UsageError(f"{path}: the index is missing", hint=_HINT) from error
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise CorruptSampleError(f"{path}: cannot read this index: {error}", hint=_HINT) from error
+
+
+def _metadata(batch: pa.RecordBatch) -> dict[bytes, bytes]:
+    return batch.schema.metadata or {}
 
 
 def _column(batch: pa.RecordBatch, name: str) -> Any:

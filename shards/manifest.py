@@ -21,8 +21,8 @@ import pyarrow as pa
 
 from roikit.errors import RoikitError, UsageError
 from shards import sidecar
-from shards.atomic import leftovers, locked, put_in_place, temporary_path
-from shards.commit import DatasetInfo, list_datasets, load_dataset, rebuild_index
+from shards.atomic import locked, put_in_place, temporary_files, temporary_path
+from shards.commit import DatasetInfo, list_readable, load_dataset, rebuild_index
 from shards.layout import COMMIT_NAME, MANIFEST_NAME, manifest_path, split_dir
 from shards.remote import pull_all, url_of
 
@@ -110,7 +110,8 @@ _INSERTS = (
 def rebuild(root: Path | str) -> Path:
     """Make the manifest, and every committed split's index, again from sidecars and commits.
 
-    Where `root` is the local side of a URL, these are fetched first.
+    Where `root` is the local side of a URL, these are fetched first. Here and in all that follows,
+    a commit that cannot be read is left out with a warning.
 
     Returns:
         The manifest's path.
@@ -121,7 +122,7 @@ def rebuild(root: Path | str) -> Path:
     """
     if url_of(root) is not None:
         pull_all(Path(root))
-    datasets = list_datasets(root)
+    datasets = list_readable(root)
     if not datasets:
         raise UsageError(
             f"{url_of(root) or root}: no committed dataset lies here (no `*/*/{COMMIT_NAME}`)",
@@ -150,7 +151,7 @@ def update(root: Path | str, dataset: str, split: str) -> Path:
     load_dataset(root, dataset, split)
     path = manifest_path(root)
     with _replacing(path) as temporary:
-        datasets = list_datasets(root)
+        datasets = list_readable(root)
         if path.is_file() and _has_our_columns(path):
             shutil.copyfile(path, temporary)
             known = _known(temporary)
@@ -181,7 +182,7 @@ def connect(root: Path | str) -> duckdb.DuckDBPyConnection:
     """
     path = manifest_path(root)
     hint = f"`roikit manifest rebuild --shards {root}` makes it"
-    datasets = list_datasets(root)
+    datasets = list_readable(root)
     if not datasets:
         raise nothing_committed(root)
     if not path.is_file():
@@ -220,7 +221,7 @@ def query(root: Path | str, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]
 def _replacing(path: Path) -> Iterator[Path]:
     """Hold the manifest's lock and give a name to write under, renamed if the block succeeds."""
     with locked(path.with_name(f".{MANIFEST_NAME}.lock")):
-        for left in leftovers(path.parent):
+        for left in temporary_files(path.parent):  # nobody else writes: we hold the lock
             if left.name.startswith(f".{MANIFEST_NAME}"):
                 left.unlink()
         temporary = temporary_path(path)
@@ -310,7 +311,9 @@ def _insert(connection: duckdb.DuckDBPyConnection, root: Path, info: DatasetInfo
     for sql in _INSERTS if files else ():
         connection.execute(sql, {"files": files, "dataset": info.dataset, "split": info.split})
     for shard in info.shards:
-        rejections = sidecar.read_rejections(folder / f"{shard.stem}.parquet")
+        every = sidecar.read_rejections(folder / f"{shard.stem}.parquet")
+        gone = shard.superseded or ()
+        rejections = [one for i, one in enumerate(every) if i not in gone]
         _rows(
             connection,
             "rejections",

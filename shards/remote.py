@@ -21,7 +21,8 @@ from roikit.errors import CorruptSampleError, UsageError
 from roikit.remote import RemoteFile
 from roikit.urls import join
 from shards.atomic import locked, put_in_place, write_bytes
-from shards.commit import LOCK_NAME, claim_split
+from shards.claim import claim_split
+from shards.commit import LOCK_NAME
 from shards.layout import (
     COMMIT_NAME,
     CONVERSATIONS_INDEX_NAME,

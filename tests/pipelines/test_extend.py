@@ -11,7 +11,7 @@ from pipelines.job import Job
 from pipelines.registry import DATASETS
 from pipelines.run import convert
 from pipelines.steps import TaskShare, commit_step, plan_step, tasks_step
-from roikit.errors import UsageError
+from roikit.errors import RoikitError, UsageError
 from shards import manifest
 from shards.commit import load_dataset
 from shards.layout import split_dir
@@ -206,6 +206,12 @@ def test_pictures_that_were_missing_or_damaged_are_tried_again(
     assert report.rejections == {}
     assert bytes_of(shards.root).items() >= before.items()
     assert verify(shards.root).is_good
+    # What a later try has replaced stays in its sidecar, and is counted and listed nowhere.
+    assert len(shards.rejections("coco", "val")) == 2
+    assert load_dataset(shards.root, "coco", "val").rejections == {}
+    listed = "select count(*) from rejections"
+    assert manifest.query(shards.root, listed)[1] == [(0,)]
+    assert manifest.query(shards.root, "select rejections from datasets")[1] == [(0,)]
 
 
 def test_records_of_no_image_are_counted_once(
@@ -223,6 +229,15 @@ def test_records_of_no_image_are_counted_once(
     assert (report.images_added, report.rejections) == (0, {"E_IMAGE_UNKNOWN": 2})
     assert report.records_found == 50
     assert run(tmp_path / "source", shards.root, extend=True, max_rejects=1).was_done
+    edit(tmp_path / "source", lambda table: table["annotations"].pop(-2))
+    edit(tmp_path / "source", stray(903))
+    report = run(tmp_path / "source", shards.root, extend=True, max_rejects=1)
+    assert report.rejections == {"E_IMAGE_UNKNOWN": 2}
+    assert load_dataset(shards.root, "coco", "val").rejections == report.rejections
+    natives = "select message from rejections order by all"
+    assert [
+        ("902" in row[0], "903" in row[0]) for row in manifest.query(shards.root, natives)[1]
+    ] == [(True, False), (False, True)]
 
 
 def test_an_extension_in_steps_makes_the_same_bytes(
@@ -283,3 +298,78 @@ def test_what_was_never_converted_is_converted_whole(
     coco_tree(tmp_path / "source", 3)
     plain = run(tmp_path / "source", tmp_path / "plain")
     assert run(tmp_path / "source", shards.root, extend=True).merkle_root == plain.merkle_root
+
+
+@pytest.mark.parametrize("num_images", [10, 16])
+@pytest.mark.parametrize("lost", ["coco-val-000001.tar", "coco-val-000000.parquet"])
+def test_a_split_that_has_lost_a_shard_is_refused_by_its_name(
+    grown: dict[str, bytes],
+    coco_tree: WriteTree,
+    tmp_path: Path,
+    shards: Any,
+    num_images: int,
+    lost: str,
+) -> None:
+    coco_tree(tmp_path / "source", num_images)
+    (split_dir(shards.root, "coco", "val") / lost).unlink()
+    for options in ({}, {"dry_run": True}):
+        with pytest.raises(RoikitError, match=lost.partition(".")[0]) as caught:
+            run(tmp_path / "source", shards.root, extend=True, **options)
+        assert "--overwrite" in str(caught.value.hint)
+    assert not (shards.root / ".plan/coco-val-new").exists()
+    report = run(tmp_path / "source", shards.root, overwrite=True)
+    assert report.images_converted == num_images
+
+
+def test_a_split_that_has_lost_its_index_is_told_how_to_get_it_back(
+    grown: dict[str, bytes], tmp_path: Path, shards: Any
+) -> None:
+    (split_dir(shards.root, "coco", "val") / "samples.arrow").unlink()
+    with pytest.raises(UsageError, match="the index is missing") as caught:
+        run(tmp_path / "source", shards.root, extend=True)
+    assert "manifest rebuild" in str(caught.value.hint)
+    manifest.rebuild(shards.root)
+    assert run(tmp_path / "source", shards.root, extend=True).images_converted == 16
+
+
+def test_a_shard_lost_between_plan_and_commit_is_named(
+    grown: dict[str, bytes], tmp_path: Path, shards: Any
+) -> None:
+    job = Job(
+        spec=DATASETS["coco"],
+        source=tmp_path / "source",
+        out=shards.root,
+        max_shard_bytes=SHARD_BYTES,
+        extend=True,
+    )
+    plan_step(job)
+    tasks_step(job, TaskShare())
+    (split_dir(shards.root, "coco", "val") / "coco-val-000001.tar").unlink()
+    with pytest.raises(RoikitError, match="coco-val-000001") as caught:
+        commit_step(job)
+    assert "--overwrite" in str(caught.value.hint)
+
+
+def test_a_dry_run_with_nothing_new_says_what_is_free(
+    coco_tree: WriteTree, tmp_path: Path, shards: Any
+) -> None:
+    coco_tree(tmp_path / "source", 2)
+    run(tmp_path / "source", shards.root)
+    assert run(tmp_path / "source", shards.root, extend=True, dry_run=True).bytes_free > 0
+
+
+def test_the_notes_of_what_was_converted_appear_whole_or_not_at_all(
+    coco_tree: WriteTree, tmp_path: Path, shards: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coco_tree(tmp_path / "source", 2)
+    real = Path.replace
+
+    def fail(path: Path, target: Path) -> Path:
+        if target.name.startswith(".known-"):
+            raise OSError(5, "Input/output error")
+        return real(path, target)
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(RoikitError, match="Input/output error"):
+        run(tmp_path / "source", shards.root)
+    assert not list(split_dir(shards.root, "coco", "val").glob(".known-*"))

@@ -18,7 +18,10 @@ from pipelines import engines, task
 from pipelines.registry import DATASETS
 from pipelines.reports import Progress, TooManyRejectsError
 from pipelines.run import convert
+from pipelines.terms import notice
 from roikit.errors import RoikitError, UsageError
+from shards import manifest
+from shards.atomic import replacing
 from shards.layout import commit_path, manifest_path, split_dir
 
 WriteTree = Callable[[Path, int], None]
@@ -362,3 +365,90 @@ def test_many_kills_change_no_byte(arguments: list[str]) -> None:
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "all byte-identical" in ended.stdout
+
+
+def test_what_is_there_stays_where_ray_cannot_be_had(
+    coco_tree: WriteTree, tmp_path: Path, shards: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coco_tree(tmp_path / "source", 4)
+    run(tmp_path / "source", shards.root)
+    before = shards.tars("coco", "val")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageError, match="expected Ray to be installed"):
+        run(tmp_path / "source", shards.root, engine="ray", seed=1, overwrite=True)
+    assert shards.tars("coco", "val") == before
+    assert run(tmp_path / "source", shards.root)[0].was_done
+
+
+def test_a_dry_run_needs_no_ray(
+    coco_tree: WriteTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coco_tree(tmp_path / "source", 2)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    (report,) = run(tmp_path / "source", tmp_path / "out", engine="ray", dry_run=True)
+    assert report.images_converted == 2
+
+
+def test_a_dry_run_refuses_what_the_run_would_refuse(
+    coco_tree: WriteTree, tmp_path: Path, shards: Any
+) -> None:
+    coco_tree(tmp_path / "source", 2)
+    run(tmp_path / "source", shards.root)
+    before = files(shards.root)
+    with pytest.raises(UsageError, match="another plan"):
+        run(tmp_path / "source", shards.root, seed=1, dry_run=True)
+    run(tmp_path / "source", shards.root, seed=1, dry_run=True, overwrite=True)
+    run(tmp_path / "source", shards.root, dry_run=True)
+    assert files(shards.root) == before
+    (tmp_path / "file").write_text("hello")
+    for out in (tmp_path / "file", tmp_path / "file/below"):
+        with pytest.raises(UsageError, match="expected a folder to write shards into"):
+            run(tmp_path / "source", out, dry_run=True)
+
+
+def test_a_commit_that_cannot_be_read_stands_in_nobody_else_s_way(
+    coco_tree: WriteTree, tmp_path: Path, shards: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    coco_tree(tmp_path / "source", 2)
+    foreign = shards.root / "other/train/dataset.json"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("{")
+    assert notice("coco", shards.root)
+    run(tmp_path / "source", shards.root)
+    assert str(foreign) in caplog.text
+    assert manifest.query(shards.root, "select dataset from datasets")[1] == [("coco",)]
+    assert not notice("coco", shards.root)
+    commit_path(shards.root, "coco", "val").write_text("{")
+    with pytest.raises(UsageError, match="cannot read this commit"):
+        run(tmp_path / "source", shards.root)
+    (report,) = run(tmp_path / "source", shards.root, overwrite=True)
+    assert (report.was_done, report.images_converted) == (False, 2)
+
+
+def test_what_a_task_process_has_under_way_stays(
+    coco_tree: WriteTree, tmp_path: Path, shards: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coco_tree(tmp_path / "source", 2)
+    folder = split_dir(shards.root, "coco", "val")
+    folder.mkdir(parents=True)
+    with replacing(folder / "coco-val-000000.tar") as file:
+        file.write(b"under way")
+        run(tmp_path / "source", shards.root)
+        whole = shards.tars("coco", "val")
+        for path in whole:
+            file.seek(0)
+            file.write(whole[path])
+    assert shards.tars("coco", "val") == whole
+
+
+def test_a_finished_split_that_lost_a_shard_is_made_again_and_says_so(
+    coco_tree: WriteTree, tmp_path: Path, shards: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    coco_tree(tmp_path / "source", 6)
+    run(tmp_path / "source", shards.root)
+    before = shards.tars("coco", "val")
+    (split_dir(shards.root, "coco", "val") / "coco-val-000001.tar").unlink()
+    (report,) = run(tmp_path / "source", shards.root)
+    assert not report.was_done
+    assert "all its shards are made again" in caplog.text
+    assert shards.tars("coco", "val") == before

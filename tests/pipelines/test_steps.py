@@ -11,6 +11,7 @@ import pytest
 
 from pipelines.job import Job
 from pipelines.registry import DATASETS
+from pipelines.reports import CountsDifferError
 from pipelines.run import convert
 from pipelines.steps import TaskShare, commit_step, plan_step, tasks_step
 from roikit.errors import RoikitError, UsageError
@@ -213,3 +214,123 @@ def test_a_task_that_outlives_its_plan_puts_nothing_in_place(
     with pytest.raises(RoikitError, match="another plan has taken the place"):
         tasks_step(mine, TaskShare())
     assert not list(split_dir(shards.root, "coco", "val").glob("*coco-val-*"))
+
+
+def do_all(mine: Job) -> Any:
+    plan_step(mine)
+    tasks_step(mine, TaskShare())
+    return commit_step(mine)
+
+
+def test_a_source_may_be_a_file(tree: Any, shards: Any) -> None:
+    tree.picture("a.jpg")
+    line = {"image": "a.jpg", "regions": [{"box": [1, 2, 20, 30], "label": "cat"}]}
+    tree.lines("mine.jsonl", [line])
+    mine = Job(spec=DATASETS["jsonl"], source=tree.root / "mine.jsonl", out=shards.root)
+    (report,) = do_all(mine)
+    assert report.images_converted == 1
+    assert tasks_step(mine, TaskShare())[0].was_done
+
+
+def test_a_commit_again_compares_with_the_published_counts(
+    coco_tree: WriteTree, tmp_path: Path, shards: Any
+) -> None:
+    coco_tree(tmp_path / "source", 2)
+    mine = job(tmp_path / "source", shards.root)
+    (first,) = do_all(mine)
+    assert first.official_images == 5_000
+    with pytest.raises(CountsDifferError) as caught:
+        commit_step(mine, strict=True)
+    (again,) = caught.value.reports
+    assert again.was_done
+    assert (again.official_images, again.official_records) == (
+        first.official_images,
+        first.official_records,
+    )
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        ({"seed": 7}, "seed: `0` then, `7` now"),
+        ({"decode_images": True}, "decode_images: `None` then, `True` now"),
+        ({"source": "other"}, r"source: `annotations/instances_val2017\.json` of .* bytes then"),
+    ],
+)
+def test_other_options_than_the_commit_s_are_refused(
+    coco_tree: WriteTree, tmp_path: Path, shards: Any, other: dict[str, Any], expected: str
+) -> None:
+    coco_tree(tmp_path / "source", 2)
+    coco_tree(tmp_path / "other", 3)
+    mine = job(tmp_path / "source", shards.root, command=COMMAND)
+    do_all(mine)
+    if "source" in other:
+        other = {"source": tmp_path / other["source"]}
+    for step in (lambda j: tasks_step(j, TaskShare()), commit_step):
+        with pytest.raises(UsageError, match=expected) as caught:
+            step(replace(mine, **other))
+        assert "--step plan --overwrite" in str(caught.value.hint)
+        assert step(mine)[0].was_done
+
+
+def test_committing_again_leaves_a_planner_alone(
+    coco_tree: WriteTree, tmp_path: Path, shards: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coco_tree(tmp_path / "source", 2)
+    mine = job(tmp_path / "source", shards.root)
+    do_all(mine)
+    planning = shards.root / ".plan/coco-val-new"
+    with locked(shards.root / ".plan/coco-val.lock", wait=False):
+        planning.mkdir()
+        with pytest.raises(UsageError, match="another process holds this lock"):
+            commit_step(mine)
+        assert planning.is_dir()
+    # One that came to its end just before the lock was taken.
+    from pipelines import steps
+
+    def plan_first(job: Job, split: str) -> Any:
+        coco_tree(tmp_path / "source", 3)
+        plan_step(replace(mine, extend=True))
+        return real(job, split)
+
+    real = steps.only_one
+    with monkeypatch.context() as patched:
+        patched.setattr(steps, "only_one", lambda *a: (patched.undo(), plan_first(*a))[1])
+        assert commit_step(mine)[0].was_done
+    extended = replace(mine, extend=True)
+    tasks_step(extended, TaskShare())
+    assert commit_step(extended)[0].images_converted == 3
+
+
+def test_an_unreadable_disk_in_cleaning_up_is_one_line(
+    coco_tree: WriteTree, tmp_path: Path, shards: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coco_tree(tmp_path / "source", 2)
+    mine = job(tmp_path / "source", shards.root)
+    do_all(mine)
+
+    def fail(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pipelines.split.manifest.update", fail)
+    with pytest.raises(RoikitError, match="no space left on the disk"):
+        commit_step(mine)
+
+
+def test_only_the_dataset_s_own_plan_is_read(
+    coco_tree: WriteTree, tmp_path: Path, shards: Any
+) -> None:
+    coco_tree(tmp_path / "source", 2)
+    mine = job(tmp_path / "source", shards.root)
+    plan_step(mine)
+    for name in ("vcr-train-0123456789abcdef", "coco-val-0123456789abcdef"):
+        (shards.root / ".plan" / name).mkdir()
+        (shards.root / ".plan" / name / "plan.json").write_text('{"of": "another version"}')
+    assert tasks_step(mine, TaskShare())[0].unfinished == []
+    (plan,) = [p for p in shards.root.glob(".plan/*/plan.json") if b"seed" in p.read_bytes()]
+    plan.write_text('{"of": "another version"}')
+    with pytest.raises(UsageError, match="cannot read this plan") as caught:
+        commit_step(mine)
+    assert "--step plan" in str(caught.value.hint)
+    plan_step(mine)
+    assert commit_step(mine)[0].images_converted == 2

@@ -23,7 +23,8 @@ from roikit.sample import (
     Source,
     Turn,
 )
-from shards.commit import DatasetInfo, claim_split, commit_dataset
+from shards.claim import claim_split
+from shards.commit import DatasetInfo, commit_dataset
 from shards.layout import sample_key, shard_stem, split_dir
 from shards.sidecar import write_sidecar
 from shards.writer import write_shard

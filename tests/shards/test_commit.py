@@ -1,10 +1,25 @@
 import json
+from itertools import count
+from pathlib import Path
 
 import pytest
 
 from roikit.errors import RoikitError, UsageError
-from shards.commit import claim_split, commit_dataset, is_whole, list_datasets, load_dataset
+from shards.claim import check_claim, claim_extension, claim_split
+from shards.commit import (
+    commit_dataset,
+    is_whole,
+    list_datasets,
+    list_readable,
+    load_dataset,
+    tidy_index,
+)
+from shards.index import open_index
 from shards.layout import split_dir
+from shards.read import iter_samples, open_split
+from shards.sidecar import write_sidecar
+from shards.verify import verify
+from shards.writer import write_shard
 
 
 def recommit(root, **changes):
@@ -118,3 +133,102 @@ def test_a_commit_of_another_format_is_refused(tmp_path, make_split):
 def test_a_split_of_rejections_only_can_be_committed(tmp_path, make_split):
     info = make_split(tmp_path, shard_sizes=(0,))
     assert (info.samples, info.rejections) == (0, {"E_BOX_OUTSIDE": 1})
+
+
+@pytest.mark.parametrize("text", ["{", '{"format": 99}'])
+def test_a_commit_that_cannot_be_read_is_replaced_when_told(tmp_path, make_split, caplog, text):
+    make_split(tmp_path)
+    make_split(tmp_path, "other")
+    path = tmp_path / "made" / "train" / "dataset.json"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=r"dataset\.json") as caught:
+        claim_split(tmp_path, "made", "train", plan_hash="plan-1")
+    assert "--overwrite" in str(caught.value.hint)
+    with pytest.raises(UsageError, match=r"dataset\.json"):
+        check_claim(tmp_path, "made", "train", plan_hash="plan-1")
+    assert [info.dataset for info in list_readable(tmp_path)] == ["other"]
+    assert str(path) in caplog.text
+    claim_split(tmp_path, "made", "train", plan_hash="plan-1", overwrite=True)
+    assert not path.exists()
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.fixture
+def begin_extension(make_sample):
+    """Make one further shard of two samples; return a call that commits it."""
+
+    def begin(root):
+        base = load_dataset(root, "made", "train")
+        claim_extension(root, base, plan_hash="plan-2")
+        number = len(base.shards)
+        tar = split_dir(root, "made", "train") / f"made-train-{number:06d}.tar"
+        first = 100 * number
+        rows = write_shard(tar, (make_sample("made", "train", first + i) for i in range(2)))
+        write_sidecar(tar, rows, dataset="made", split="train", plan_hash="plan-2")
+        return lambda: recommit(root, num_shards=number + 1, plan_hash="plan-2", base=base)
+
+    return begin
+
+
+def num_readable(root):
+    assert len(open_split(root, "made", "train")) == len(list(iter_samples(root, "made", "train")))
+    return len(open_split(root, "made", "train"))
+
+
+def test_killed_at_any_moment_an_extension_s_commit_leaves_a_readable_split(
+    tmp_path, make_split, begin_extension, monkeypatch
+):
+    real = Path.replace
+    found = []
+    for kill_at in count():
+        root = tmp_path / str(kill_at)
+        before = make_split(root)
+        commit = begin_extension(root)
+        left = [kill_at]
+
+        def replace(path, target, left=left):
+            if not left[0]:
+                raise Killed
+            left[0] -= 1
+            return real(path, target)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "replace", replace)
+            try:
+                commit()
+                break
+            except Killed:
+                pass
+        found.append(num_readable(root))
+        if found[-1] == 7:
+            commit()
+        else:
+            tidy_index(root, load_dataset(root, "made", "train"))
+        assert num_readable(root) == 9
+        assert verify(root).is_good
+        after = load_dataset(root, "made", "train")
+        for name in ("samples", "conversations"):
+            plain = (split_dir(root, "made", "train") / f"{name}.arrow").read_bytes()
+            assert after.merkle_root.encode() in plain
+        # Who read the commit before it was replaced still finds its index.
+        assert len(open_index(root, "made", "train", before.merkle_root)) == 7
+    assert set(found) == {7, 9}
+    assert found.count(9) == 4
+
+
+def test_an_index_of_two_commits_before_is_removed(tmp_path, make_split, begin_extension):
+    make_split(tmp_path)
+    begin_extension(tmp_path)()
+    folder = split_dir(tmp_path, "made", "train")
+    assert len(list(folder.glob("*.arrow"))) == 4
+    info = load_dataset(tmp_path, "made", "train")
+    (folder / ".plan-hash").write_text("gone")
+    begin_extension(tmp_path)
+    recommit(tmp_path, num_shards=4, plan_hash="plan-2", base=info)
+    kept = {path.stem.rpartition("-")[2] for path in folder.glob("*-*.arrow")}
+    assert kept == {info.merkle_root[:16]}
+    claim_split(tmp_path, "made", "train", plan_hash="plan-3", overwrite=True)
+    assert not list(folder.glob("*.arrow"))
