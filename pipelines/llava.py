@@ -297,7 +297,7 @@ def _draft(
 SPEC = DatasetSpec(
     name="llava",
     title="LLaVA-Instruct-150K",
-    version=2,
+    version=3,
     expects=_EXPECTS,
     families=("named-regions",),
     open_source=open_source,

@@ -32,10 +32,10 @@ from pipelines.draft import (
     SourceOptions,
 )
 from pipelines.images import Box as BoxXyxy
-from pipelines.images import image_roots, match_frame
+from pipelines.images import Frame, image_roots, match_frame
 from pipelines.phrasing import enumerated
 from pipelines.rejections import reject
-from pipelines.source import missing_files, require_folder
+from pipelines.source import missing_files, require_folder, unusable_picture
 from pipelines.visual7w_read import (
     ALL_BOXES,
     POINTING_BOXES,
@@ -134,7 +134,11 @@ def build(draft: Draft, picture: Picture) -> Built:
     """Turn one image's questions and boxes into conversations."""
     built = Built()
     payload = msgspec.convert(draft.payload, Payload)
-    numbers = _place_boxes(payload.boxes, draft, picture, built)
+    frame = match_frame(picture.header, draft.image_wh)
+    if frame is None:
+        built.rejections.append(unusable_picture("E_SIZE_MISMATCH", draft, picture.header))
+        return built
+    numbers = _place_boxes(payload.boxes, draft, frame, built)
     names = _category_conversation(draft, payload, picture, built)
     if names is not None:
         built.conversations.append(names)
@@ -153,15 +157,13 @@ def _first(source: Path, names: Sequence[str]) -> Path | None:
 
 
 def _place_boxes(
-    boxes: Sequence[Box], draft: Draft, picture: Picture, built: Built
+    boxes: Sequence[Box], draft: Draft, frame: Frame, built: Built
 ) -> list[int | None]:
     """Put the boxes into `built` as regions; the same box under the same name is one region.
 
     Returns:
         Each box's region number; None where the box is rejected.
     """
-    frame = match_frame(picture.header, None)
-    assert frame is not None
     placed_boxes: list[tuple[BoxXyxy, str] | None] = []
     native_ids: dict[tuple[BoxXyxy, str], str | None] = {}
     for box in boxes:

@@ -340,7 +340,7 @@ def _draft(
             native_id=photograph_id(image_id, image),
             root=None,
             num_bytes=0,
-            image_wh=(image.width, image.height) if image.width and image.height else None,
+            image_wh=image.image_wh,
             source_file=_REGIONS_NAME,
             record=record,
             num_records=num_records,

@@ -282,6 +282,19 @@ def test_at_most_a_hundred_boxes_in_the_files_order(given: Given) -> None:
     assert not any("(<region" in text for c in sample.conversations for text in texts(c)[1:])
 
 
+def test_objects_too_small_for_a_region_are_counted_all_the_same(given: Given) -> None:
+    boxes = [[0.1, 0.1, 0.5, 0.5, 0.9], [0.6, 0.6, 0.61, 0.61, 0.8], [0.5, 0.1, 0.9, 0.9, 0.9]]
+    unsure = [0.2, 0.2, 0.21, 0.21, 0.3]
+    given.records(*([record(9, "The dog is here?", "The man is.")] * 8))
+    given.convert(given.detected(entry("000000000009.jpg", [*boxes, unsure], [0, 0, 1, 1])))
+    sample = given.sample()
+    assert [r.label for r in sample.regions] == ["dog", "person"]
+    introduced = [texts(c) for c in sample.conversations if is_introduced(c)]
+    assert introduced
+    assert all("The dog is here?" in asked for asked, _ in introduced)
+    assert {answer for _, answer in introduced} == {"The man (<region2>) is."}
+
+
 def test_without_a_good_box_the_dialogue_stays_plain(given: Given) -> None:
     given.records(*([record(9, "a", "b")] * 6))
     given.convert(given.detected(entry("000000000009.jpg", [[0.1, 0.1, 0.9, 0.9, 0.2]], [0])))
