@@ -553,8 +553,8 @@ def test_google_divides_objects_where_the_others_divide_pictures(
 
 
 def test_mdetr_entries_have_one_annotation_each_and_spans_of_their_caption(world: Path) -> None:
+    last = -1  # ids run on through splits and datasets
     for name in REFER:
-        last = -1
         for split in ("train", "val", "testA", "testB", "test"):
             path = world / "mdetr_annotations" / f"finetune_{name}_{split}.json"
             if not path.is_file():
