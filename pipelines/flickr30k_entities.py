@@ -50,7 +50,7 @@ _MAX_FILE_BYTES = 256 << 10
 
 
 def read_entities(
-    source: Path, split: str, roots: ImageRoots, *, is_separate: bool
+    source: Path, split: str, roots: ImageRoots, *, is_separate: bool, is_first: bool
 ) -> SplitRecords:
     """Read one split.
 
@@ -59,9 +59,11 @@ def read_entities(
         split: one of the three.
         roots: folders of pictures.
         is_separate: every box becomes a referent of its own, not every chain.
+        is_first: what is wrong with the list of unrelated captions is counted with this split.
     """
     path = source / f"{split}.txt"
-    unrelated, strays = read_unrelated(source)
+    unrelated, faults = read_unrelated(source)
+    strays = faults if is_first else []
     drafts: list[Draft] = []
     seen: set[str] = set()
     for number, raw in read_lines(path):

@@ -65,7 +65,9 @@ _annotations = msgspec.json.Decoder(_Annotation)
 _owners = msgspec.json.Decoder(_Owner)
 
 
-def read_mdetr(source: Path, path: Path, split: str, roots: ImageRoots) -> SplitRecords:
+def read_mdetr(
+    source: Path, path: Path, split: str, roots: ImageRoots, *, is_first: bool
+) -> SplitRecords:
     """Read one file.
 
     Args:
@@ -73,9 +75,11 @@ def read_mdetr(source: Path, path: Path, split: str, roots: ImageRoots) -> Split
         path: the file.
         split: one of the three; pictures may lie in a folder of that name.
         roots: folders of pictures.
+        is_first: what is wrong with the list of unrelated captions is counted with this split.
     """
     table = read_table(path, ("images", "annotations"))
-    unrelated, strays = read_unrelated(source)
+    unrelated, faults = read_unrelated(source)
+    strays = faults if is_first else []
     entries: dict[str, _Entry] = {}
     captions: dict[int, _Owned] = {}
     for i, raw in enumerate(table["images"]):

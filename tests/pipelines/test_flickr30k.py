@@ -187,6 +187,22 @@ def test_unrelated_captions_are_left_out_as_policy(tree: Any, shards: Any) -> No
     assert [r.is_context for r in sample.regions] == [True, True, True, False]
 
 
+def test_a_bad_line_of_the_list_of_unrelated_captions_is_counted_once(
+    tree: Any, shards: Any
+) -> None:
+    tree.put("UNRELATED_CAPTIONS", b"what 1\n")
+    for number, split in enumerate(("val", "test")):
+        entities(tree, {f"{number + 1}": GOLDEN}, split)
+    reports = convert("flickr30k", tree.root, shards.root / "a", max_rejects=1)
+    assert [report.rejections for report in reports] == [{"E_FIELD_TYPE": 1}, {}]
+    for path in tree.root.glob("*.txt"):
+        path.unlink()
+    for split in ("val", "test"):
+        mdetr(tree, MERGED, f"mergedGT_{split}")
+    reports = convert("flickr30k", tree.root, shards.root / "b", max_rejects=1)
+    assert [report.rejections for report in reports] == [{"E_FIELD_TYPE": 1}, {}]
+
+
 def test_every_trap_of_the_boxes_has_its_code(tree: Any, shards: Any) -> None:
     objects: list[Object] = [
         MAN,
