@@ -253,8 +253,10 @@ def test_the_parts_and_the_subset_are_recognised(given: Given) -> None:
 
 def test_wrong_places_say_what_was_expected(given: Given) -> None:
     given.tree.json("llava_v1_5_mix665k.json", [])
-    with pytest.raises(UsageError, match=r"llava_instruct_150k\.json.*found llava_v1_5_mix665k"):
+    with pytest.raises(UsageError, match=r"llava_instruct_150k\.json.*found llava_v1_5_") as error:
         given.convert()
+    assert error.value.hint is not None
+    assert "`llava_v1_5_mix665k.json` is another mixture and not read" in error.value.hint
     given.records(record(9, "a", "b"))
     for options, expected in (
         (SourceOptions(categories=Path("x.json")), "`--categories`: changes only"),
