@@ -56,12 +56,12 @@ _EXPECTS = (
     "flickr30k-images/",
 )
 _SEPARATE = "{}-separate"
-#: As published, the same in both forms. Records are captions and boxes; of boxes only the total is
-#: known (275,775, commonly cited).
+#: As published, the same in both forms. Captions are counted apart, for records are boxes, too, and
+#: of these only the total is known (275,775, commonly cited).
 _OFFICIAL = {
-    "train": OfficialCounts(images=29_783),
-    "val": OfficialCounts(images=1_000),
-    "test": OfficialCounts(images=1_000),
+    "train": OfficialCounts(images=29_783, kinds={"captions": 148_915}),
+    "val": OfficialCounts(images=1_000, kinds={"captions": 5_000}),
+    "test": OfficialCounts(images=1_000, kinds={"captions": 5_000}),
 }
 
 #: Boxes that overlap so far are one region, as in MDETR's files: asked which words mean it, a

@@ -28,6 +28,7 @@ from pipelines.flickr30k_record import (
     locate,
     native_id,
     read_unrelated,
+    tell_of_missing_captions,
     unrelated_caption,
     unrelated_file,
 )
@@ -87,8 +88,13 @@ def read_mdetr(
     for i, raw in enumerate(table["annotations"]):
         _add_box(raw, f"annotations[{i}]", path.name, captions, strays)
     drafts = [locate(entry.draft(path.name), split, roots) for entry in entries.values()]
+    numbers = {image_id: entry.num_captions for image_id, entry in entries.items()}
+    tell_of_missing_captions(path.name, numbers)
     return SplitRecords(
-        drafts=drafts, rejections=strays, source_files=(path, *unrelated_file(source))
+        drafts=drafts,
+        rejections=strays,
+        source_files=(path, *unrelated_file(source)),
+        kinds={"captions": len(table["images"])},
     )
 
 

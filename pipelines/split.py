@@ -183,7 +183,9 @@ def commit_split(
         plan.split,
         num_shards=plan.shard_number(len(plan.shards)),
         plan_hash=plan.plan_hash,
-        settings=plan.settings | {"counts": msgspec.to_builtins(counts)},
+        settings=plan.settings
+        | {"counts": msgspec.to_builtins(counts)}
+        | ({"kinds": plan.kinds} if plan.kinds else {}),
         source_files=plan.source_files,
         run=run,
         base=base,
@@ -253,6 +255,7 @@ def report_split(
     *,
     num_shards: int,
     official: OfficialCounts,
+    kinds: Mapping[str, int],
     committed: DatasetInfo | None,
     started: float,
     was_done: bool = False,
@@ -276,6 +279,8 @@ def report_split(
         merkle_root=committed.merkle_root if committed else None,
         official_images=official.images,
         official_records=official.records,
+        kinds=dict(kinds),
+        official_kinds=dict(official.kinds),
         images_added=images_added,
     )
 
@@ -288,6 +293,7 @@ def report_done(committed: DatasetInfo, official: OfficialCounts, *, started: fl
         msgspec.convert(committed.settings["counts"], TaskCounts),
         num_shards=len(committed.shards),
         official=official,
+        kinds=committed.settings.get("kinds", {}),
         committed=committed,
         started=started,
         was_done=True,
@@ -304,6 +310,7 @@ def report_made(
         counts,
         num_shards=plan.shard_number(len(plan.shards)),
         official=plan.official,
+        kinds=plan.kinds,
         committed=committed,
         started=started,
         images_added=plan.num_images if plan.base else 0,

@@ -115,16 +115,20 @@ def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOption
 def _official(files: Files) -> dict[str, OfficialCounts]:
     """What a source of these files holds.
 
-    The boxes of telling's answers are records, too, and are published without the splits' shares.
+    Questions are counted by kind: the boxes of telling's answers are records, too, and are
+    published without the splits' shares.
     """
-    kinds = [_TELLING] * (files.telling is not None) + [_POINTING] * (files.pointing is not None)
-    has_answer_boxes = files.telling is not None and any(
-        path.name != POINTING_BOXES for path in files.groundings
-    )
     return {
         split: OfficialCounts(
             images=_TELLING_IMAGES[split] if files.pointing is None else None,
-            records=None if has_answer_boxes else sum(kind[split] for kind in kinds),
+            kinds={
+                f"{kind} questions": counts[split]
+                for kind, counts, path in (
+                    ("telling", _TELLING, files.telling),
+                    ("pointing", _POINTING, files.pointing),
+                )
+                if path is not None
+            },
         )
         for split in SPLITS
     }
@@ -267,6 +271,9 @@ SPEC = DatasetSpec(
     licence=Licence(annotations="for research", pictures="COCO's, a Flickr licence each"),
     registration=None,
     published={
-        split: OfficialCounts(records=_TELLING[split] + _POINTING[split]) for split in SPLITS
+        split: OfficialCounts(
+            kinds={"telling questions": _TELLING[split], "pointing questions": _POINTING[split]}
+        )
+        for split in SPLITS
     },
 )

@@ -171,6 +171,7 @@ def read_split(files: Files, split: str, roots: ImageRoots) -> SplitRecords:
         drafts=[_draft(e, vg_images.get(e.image.image_id), roots) for e in reading.entries()],
         rejections=strays + reading.own_strays,
         source_files=tuple(path for path in paths if path is not None),
+        kinds={f"{kind} questions": number for kind, number in reading.num_questions.items()},
     )
 
 
@@ -202,6 +203,7 @@ class _Reading:
     splits: dict[int, dict[Kind, str]] = field(default_factory=dict)
     strays: list[Rejection] = field(default_factory=list)  #: of no split
     own_strays: list[Rejection] = field(default_factory=list)  #: of this split, but of no image
+    num_questions: dict[Kind, int] = field(default_factory=dict)  #: the bad ones, too
 
     def entries(self) -> Sequence[_Entry]:
         """Return the split's images."""
@@ -266,6 +268,7 @@ class _Reading:
         file = self.files.name(path)
         seen: set[int] = set()
         seen_questions: set[int] = set()
+        self.num_questions[kind] = 0
         for i, raw in enumerate(raws):
             where = {"file": file, "record": f"images[{i}]"}
             image = decode_record(_images, raw, **where)
@@ -292,6 +295,7 @@ class _Reading:
             if entry is None:
                 entry = _Entry(image=image, file=file, record=f"images[{i}]")
                 self.gathered[image.image_id] = entry
+            self.num_questions[kind] += len(image.qa_pairs)
             for j, question in enumerate(image.qa_pairs):
                 record = f"images[{i}].qa_pairs[{j}]"
                 self._add_question(entry, question, kind, file, record, seen_questions)
