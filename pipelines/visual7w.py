@@ -41,12 +41,10 @@ from pipelines.visual7w_read import (
     POINTING_BOXES,
     SPLITS,
     TELLING_BOXES,
-    Box,
     Files,
-    Payload,
-    Question,
     read_split,
 )
+from pipelines.visual7w_record import Box, Payload, Question
 from pipelines.visual_genome_images import IMAGES_NAME
 from roikit.mentions import escape, mention
 from roikit.sample import Choice, Conversation, Region, Rejection, Source, Turn

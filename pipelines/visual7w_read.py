@@ -20,13 +20,12 @@ from pipelines.draft import Draft, SplitRecords
 from pipelines.images import ImageRoots, safe_name
 from pipelines.rejections import reject
 from pipelines.source import relative_name
+from pipelines.visual7w_record import Box, Kind, Payload, Question
 from pipelines.visual_genome_images import VgImage, photograph_id, read_images
 from roikit.prompt import MAX_OPTIONS
 from roikit.sample import Rejection
 
 log = logging.getLogger(__name__)
-
-Kind = Literal["telling", "pointing"]
 
 TELLING_BOXES = "v7w_telling_answers.json"
 POINTING_BOXES = "v7w_pointing_answers.json"
@@ -76,36 +75,6 @@ class _Box(msgspec.Struct, gc=False):
     name: str | None = None
     box_id: int | None = None
     qa_id: int | None = None
-
-
-class Question(msgspec.Struct, array_like=True, gc=False):
-    """One question, on its way from the plan to the task."""
-
-    kind: Kind
-    file: str
-    record: str
-    id: str
-    text: str
-    #: the right option first; a text, or the place of a box in `Payload.boxes`
-    options: list[str | int]
-
-
-class Box(msgspec.Struct, array_like=True, gc=False):
-    """One box, on its way from the plan to the task."""
-
-    file: str
-    record: str
-    id: str | None
-    name: str
-    bbox_xywh: tuple[float, float, float, float]
-    is_grounding: bool  #: a record of its own, not the option of a question
-
-
-class Payload(msgspec.Struct, array_like=True):
-    """What the files say about one image."""
-
-    questions: list[Question] = []
-    boxes: list[Box] = []
 
 
 _images = msgspec.json.Decoder(_Image)
