@@ -285,6 +285,15 @@ def _show_conversion(reports: "Sequence[SplitReport]", *, disk: Path | None, dry
         for r in reports
     ]
     render.table((*columns, "left out by policy", "faults", "shards", "size", "seconds"), rows)
+    kinds = [
+        (r.dataset, r.split, kind, r.kinds[kind], published)
+        for r in reports
+        for kind, published in r.official_kinds.items()
+        if kind in r.kinds
+    ]
+    if kinds:
+        render.line("")
+        render.table(("dataset", "split", "of the records", "found", "published"), kinds)
     rejected = [(r.dataset, r.split, code, n) for r in reports for code, n in r.rejections.items()]
     if rejected:
         render.line("")

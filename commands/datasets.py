@@ -57,7 +57,14 @@ def _published(counts: "Mapping[str, OfficialCounts]") -> list[str]:
     def text(count: int | None) -> str:
         return "-" if count is None else f"{count:,}"
 
-    return [f"{name} {text(one.images)} / {text(one.records)}" for name, one in counts.items()]
+    return [
+        line
+        for name, one in counts.items()
+        for line in (
+            f"{name} {text(one.images)} / {text(one.records)}",
+            *(f" {count:,} {kind}" for kind, count in one.kinds.items()),
+        )
+    ]
 
 
 def _converted(samples: Mapping[str, int]) -> list[str]:

@@ -41,6 +41,8 @@ class SplitRecords:
     drafts: list[Draft]
     rejections: list[Rejection]  #: of records that belong to no image
     source_files: tuple[Path, ...]  #: annotation files read
+    #: how many of its records, usable or not, are of the kinds that `OfficialCounts.kinds` names
+    kinds: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +51,8 @@ class OfficialCounts:
 
     images: int | None = None
     records: int | None = None  #: as `Draft.num_records` counts them
+    #: records of one kind, such as `captions`, where they do not say how many there are of others
+    kinds: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,7 +9,7 @@ damaged) are tried again when anything about them has changed.
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 #: Images named one by one before the rest is only counted.
 _MAX_LISTED = 20
 #: Of a commit's settings: what says how it came about, not how samples are made.
-_NOT_COMPARED = ("counts", "extends", "published")
+_NOT_COMPARED = ("counts", "extends", "kinds", "published")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,7 +103,8 @@ def find_addition(
     lost, superseded = _superseded(folder, info, known, {one.native_id for one in images}, gone)
     added = [*new, *again]
     return Addition(
-        records=SplitRecords(drafts=added, rejections=strays, source_files=records.source_files),
+        # Kinds are counted in the whole split.
+        records=replace(records, drafts=added, rejections=strays),
         base=Base(
             plan_hash=info.plan_hash,
             merkle_root=info.merkle_root,

@@ -56,12 +56,12 @@ _EXPECTS = (
     "flickr30k-images/",
 )
 _SEPARATE = "{}-separate"
-#: As published, the same in both forms. Records are captions and boxes; of boxes only the total is
-#: known (275,775, commonly cited).
+#: As published, the same in both forms. Captions are counted apart, for records are boxes, too, and
+#: of these only the total is known (275,775, commonly cited).
 _OFFICIAL = {
-    "train": OfficialCounts(images=29_783),
-    "val": OfficialCounts(images=1_000),
-    "test": OfficialCounts(images=1_000),
+    "train": OfficialCounts(images=29_783, kinds={"captions": 148_915}),
+    "val": OfficialCounts(images=1_000, kinds={"captions": 5_000}),
+    "test": OfficialCounts(images=1_000, kinds={"captions": 5_000}),
 }
 
 #: Boxes that overlap so far are one region, as in MDETR's files: asked which words mean it, a
@@ -112,9 +112,13 @@ def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOption
 def _entities_splits(
     source: Path, lists: Sequence[str], roots: ImageRoots
 ) -> tuple[dict[str, _Reader], dict[str, _Reader]]:
-    merged = {s: partial(read_entities, source, s, roots, is_separate=False) for s in lists}
-    separate = {s: partial(read_entities, source, s, roots, is_separate=True) for s in lists}
-    return dict(merged), {_SEPARATE.format(split): read for split, read in separate.items()}
+    forms: list[dict[str, _Reader]] = [{}, {}]
+    for is_separate, name in ((False, "{}"), (True, _SEPARATE)):
+        for split in lists:
+            read = partial(read_entities, source, split, roots, is_separate=is_separate)
+            forms[is_separate][name.format(split)] = partial(read, is_first=split == lists[0])
+    merged, separate = forms
+    return merged, separate
 
 
 def _mdetr_splits(source: Path, roots: ImageRoots) -> tuple[dict[str, _Reader], dict[str, _Reader]]:
@@ -127,7 +131,8 @@ def _mdetr_splits(source: Path, roots: ImageRoots) -> tuple[dict[str, _Reader], 
         for split in SPLITS:
             path = source / f"final_flickr_{kind}_{split}.json"
             if path.is_file():
-                splits[name.format(split)] = partial(read_mdetr, source, path, split, roots)
+                read = partial(read_mdetr, source, path, split, roots, is_first=not splits)
+                splits[name.format(split)] = read
     return merged, separate
 
 

@@ -28,6 +28,7 @@ from pipelines.flickr30k_record import (
     locate,
     native_id,
     read_unrelated,
+    tell_of_missing_captions,
     unrelated_caption,
     unrelated_file,
 )
@@ -50,7 +51,7 @@ _MAX_FILE_BYTES = 256 << 10
 
 
 def read_entities(
-    source: Path, split: str, roots: ImageRoots, *, is_separate: bool
+    source: Path, split: str, roots: ImageRoots, *, is_separate: bool, is_first: bool
 ) -> SplitRecords:
     """Read one split.
 
@@ -59,11 +60,14 @@ def read_entities(
         split: one of the three.
         roots: folders of pictures.
         is_separate: every box becomes a referent of its own, not every chain.
+        is_first: what is wrong with the list of unrelated captions is counted with this split.
     """
     path = source / f"{split}.txt"
-    unrelated, strays = read_unrelated(source)
+    unrelated, faults = read_unrelated(source)
+    strays = faults if is_first else []
     drafts: list[Draft] = []
     seen: set[str] = set()
+    num_captions: dict[str, int] = {}
     for number, raw in read_lines(path):
         image_id = bytes(raw).decode("utf-8", "replace").strip()
         where = {"file": path.name, "record": f"line {number}"}
@@ -77,9 +81,15 @@ def read_entities(
             seen.add(image_id)
             entry = _Entry(image_id, unrelated, is_separate)
             drafts.append(locate(entry.draft(source, **where), split, roots))
+            if entry.num_captions is not None:
+                num_captions[image_id] = entry.num_captions
+    tell_of_missing_captions(path.name, num_captions)
     # The 63,000 small files are not listed one by one: what was read in them is in the plan's hash.
     return SplitRecords(
-        drafts=drafts, rejections=strays, source_files=(path, *unrelated_file(source))
+        drafts=drafts,
+        rejections=strays,
+        source_files=(path, *unrelated_file(source)),
+        kinds={"captions": sum(num_captions.values())},
     )
 
 
@@ -95,6 +105,7 @@ class _Entry:
     rejections: list[Rejection] = field(default_factory=list)
     #: chain to its referents; a chain without a box has none
     chains: dict[str, list[int]] = field(default_factory=dict)
+    num_captions: int | None = None  #: the bad ones, too; None where the file cannot be read
 
     def __post_init__(self) -> None:
         self.payload = Payload(
@@ -200,6 +211,7 @@ class _Entry:
                     missing.setdefault(chain, f"{record}: `{text[start:end][:60]}`")
                 elif self.chains[chain]:
                     caption.phrases.append(Phrase(start, end, self.chains[chain]))
+        self.num_captions = number
         if is_known:
             self._reject_missing(missing)
 

@@ -28,6 +28,7 @@ from pipelines.flickr30k_record import (
     locate,
     native_id,
     read_unrelated,
+    tell_of_missing_captions,
     unrelated_caption,
     unrelated_file,
 )
@@ -65,7 +66,9 @@ _annotations = msgspec.json.Decoder(_Annotation)
 _owners = msgspec.json.Decoder(_Owner)
 
 
-def read_mdetr(source: Path, path: Path, split: str, roots: ImageRoots) -> SplitRecords:
+def read_mdetr(
+    source: Path, path: Path, split: str, roots: ImageRoots, *, is_first: bool
+) -> SplitRecords:
     """Read one file.
 
     Args:
@@ -73,9 +76,11 @@ def read_mdetr(source: Path, path: Path, split: str, roots: ImageRoots) -> Split
         path: the file.
         split: one of the three; pictures may lie in a folder of that name.
         roots: folders of pictures.
+        is_first: what is wrong with the list of unrelated captions is counted with this split.
     """
     table = read_table(path, ("images", "annotations"))
-    unrelated, strays = read_unrelated(source)
+    unrelated, faults = read_unrelated(source)
+    strays = faults if is_first else []
     entries: dict[str, _Entry] = {}
     captions: dict[int, _Owned] = {}
     for i, raw in enumerate(table["images"]):
@@ -83,8 +88,13 @@ def read_mdetr(source: Path, path: Path, split: str, roots: ImageRoots) -> Split
     for i, raw in enumerate(table["annotations"]):
         _add_box(raw, f"annotations[{i}]", path.name, captions, strays)
     drafts = [locate(entry.draft(path.name), split, roots) for entry in entries.values()]
+    numbers = {image_id: entry.num_captions for image_id, entry in entries.items()}
+    tell_of_missing_captions(path.name, numbers)
     return SplitRecords(
-        drafts=drafts, rejections=strays, source_files=(path, *unrelated_file(source))
+        drafts=drafts,
+        rejections=strays,
+        source_files=(path, *unrelated_file(source)),
+        kinds={"captions": len(table["images"])},
     )
 
 

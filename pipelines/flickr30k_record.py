@@ -5,7 +5,9 @@ chain), and a phrase may mean several such things; `Referent` is what a phrase m
 becomes a region. Nothing here knows XML or JSON.
 """
 
+import logging
 import re
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -17,8 +19,12 @@ from pipelines.images import ImageRoots, safe_name
 from pipelines.rejections import reject
 from roikit.sample import Rejection
 
+log = logging.getLogger(__name__)
+
 SPLITS = ("train", "val", "test")
 UNRELATED_NAME = "UNRELATED_CAPTIONS"
+
+_NUM_CAPTIONS = 5  #: of each picture
 
 _LENGTH_PX = re.compile(r"[0-9]{1,6}")
 _UNRELATED_LINE = re.compile(r"([0-9]{1,18})\s+([0-9]{1,3})")
@@ -103,6 +109,21 @@ def unrelated_caption(image_id: str, number: int, *, file: str, record: str) -> 
     return reject(
         "E_CAPTION_UNRELATED", message, file=file, record=record, native_id=native_id(image_id)
     )
+
+
+def tell_of_missing_captions(file: str, numbers: Mapping[str, int]) -> None:
+    """Warn, once, of pictures that have not five captions: a file may have been cut off.
+
+    Args:
+        file: that lists the pictures.
+        numbers: of captions, by image id.
+    """
+    odd = [image_id for image_id, number in numbers.items() if number != _NUM_CAPTIONS]
+    if odd:
+        log.warning(
+            "%s: %d of %d pictures have another number of captions than five, the first is %s"
+            " with %d", file, len(odd), len(numbers), odd[0], numbers[odd[0]],
+        )  # fmt: skip
 
 
 def unrelated_file(source: Path) -> tuple[Path, ...]:

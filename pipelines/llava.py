@@ -50,6 +50,7 @@ log = logging.getLogger(__name__)
 _WHOLE = "llava_instruct_150k.json"
 _PARTS = ("conversation_58k.json", "detail_23k.json", "complex_reasoning_77k.json")
 _SUBSET = "llava_instruct_80k.json"
+_MIXTURE = "llava_v1_5_mix665k.json"  #: LLaVA-1.5's: pictures of five datasets, text alone, too
 _EXPECTS = (_WHOLE, "train2017/")
 
 #: As published; a record is a dialogue. The parts' counts, as commonly cited, do not add up to it.
@@ -119,7 +120,10 @@ def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOption
         if paths and paths[0].is_file()
     }
     if not splits:
-        raise missing_files(source, SPEC.title, (_WHOLE, *_PARTS))
+        error = missing_files(source, SPEC.title, (_WHOLE, *_PARTS))
+        if (source / _MIXTURE).is_file():
+            error.hint = f"`{_MIXTURE}` is another mixture and not read; get `{_WHOLE}`"
+        raise error
     on_request = ("train80k",) if "train" in splits else ()
     return OpenSource(
         folder=source,
@@ -297,7 +301,7 @@ def _draft(
 SPEC = DatasetSpec(
     name="llava",
     title="LLaVA-Instruct-150K",
-    version=2,
+    version=3,
     expects=_EXPECTS,
     families=("named-regions",),
     open_source=open_source,

@@ -111,11 +111,13 @@ def place_boxes(
         )
         return {}
     shares = (rows[:, 2:4] - rows[:, :2]) / image_wh
-    good = rows[(rows[:, 4] > MIN_SCORE) & (shares > MIN_SHARE).all(axis=1)]
+    sure = rows[:, 4] > MIN_SCORE
+    good = rows[sure & (shares > MIN_SHARE).all(axis=1)]
     if picture.is_faithful and not len(good):
         good = rows[:_FALLBACK_BOXES]
     classes = dict(boxes.classes)
-    alone = {index for index, count in Counter(good[:, 5].tolist()).items() if count == 1}
+    # Boxes too small to be regions count: with two birds far off, "the bird" is not the large one.
+    alone = {index for index, count in Counter(rows[sure, 5].tolist()).items() if count == 1}
     objects: dict[int, ObjectClass] = {}
     for x0, y0, x1, y1, score, index, number in good[:MAX_BOXES].tolist():
         placed = frame.place((x0, y0, x1, y1))

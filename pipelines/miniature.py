@@ -37,7 +37,7 @@ from pipelines.miniature_write import IDS_PER_IMAGE, write_coco, write_scenes, w
 from roikit.errors import UsageError
 
 SCENES_FILE = "scenes.jsonl"
-#: Every dataset that there is a tree of; the first three are drawn, the others show their pictures.
+#: Every tree; the first three are drawn, the others show their pictures.
 DATASETS = (*PICTURE_FOLDERS, *TREES)
 DEFAULT_SHARES = {"coco": 0.45, "vg": 0.25, "vcr": 0.3}
 #: Far from the four pictures that readers of Visual Genome leave out by their ids.

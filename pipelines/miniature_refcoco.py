@@ -99,7 +99,7 @@ def write_refer(
     references = _refer(splits, seed, dataset, one)
     chosen = [scene for scene, _ in splits]
     _write_refer_form(world / dataset, chosen, references, one)
-    _write_mdetr_form(world / MDETR, references, dataset)
+    _write_mdetr_form(world / MDETR, references, dataset, _first_number(scenes, seed, dataset))
     for scene in chosen:
         link_picture(world, scene, world / PICTURES / _file(scene))
     said: dict[int, list[Statement]] = {scene.index: [] for scene in chosen}
@@ -219,9 +219,20 @@ def _as_typed(number: int, text: str) -> str:
     return (text, text.capitalize(), f"{text}.", f"{text} ")[number % 4]
 
 
-def _write_mdetr_form(folder: Path, references: Sequence[_Reference], dataset: str) -> None:
-    """Write a file a split: an entry an expression, under ids that run on through the splits."""
-    number = 0
+def _first_number(scenes: Sequence[Scene], seed: int, dataset: str) -> int:
+    """Return how many expressions MDETR's files of the sets before hold, written or not."""
+    before = REFER_SETS[: REFER_SETS.index(dataset)]
+    return sum(
+        len(ref.expressions)
+        for name in before
+        for ref in _refer(_deal(scenes, seed, _SETS[name]), seed, name, _SETS[name])
+    )
+
+
+def _write_mdetr_form(
+    folder: Path, references: Sequence[_Reference], dataset: str, number: int
+) -> None:
+    """Write a file a split: an entry an expression, under ids that run on from `number`."""
     for split in ("train", "val", "testA", "testB", "test"):
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []

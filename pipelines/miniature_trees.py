@@ -14,6 +14,7 @@ import msgspec
 
 from pipelines.miniature_files import Placed
 from pipelines.miniature_flickr30k import write_flickr30k
+from pipelines.miniature_forms import COCO_2014, GRIT, write_coco_2014, write_grit
 from pipelines.miniature_jsonl import write_jsonl
 from pipelines.miniature_llava import write_llava
 from pipelines.miniature_lvis import write_lvis
@@ -42,6 +43,8 @@ TREES: Mapping[str, Tree] = {
     "visual7w": Tree(shows="vg", write=write_visual7w),
     "llava": Tree(shows="coco", write=write_llava),
     "jsonl": Tree(shows="vcr", write=write_jsonl),
+    COCO_2014: Tree(shows="coco", write=write_coco_2014),
+    GRIT: Tree(shows="vg", write=write_grit),
 }
 
 

@@ -40,6 +40,8 @@ from pipelines.miniature_scene import (
 TELLING = "dataset_v7w_telling.json"
 POINTING = "dataset_v7w_pointing.json"
 GROUNDINGS = "dataset_v7w_grounding_annotations"
+#: A folder of its own for the form that has the boxes of both kinds in one file.
+JOINED = "visual7w-joined"
 TELLING_BOXES = f"{GROUNDINGS}/v7w_telling_answers.json"
 POINTING_BOXES = f"{GROUNDINGS}/v7w_pointing_answers.json"
 
@@ -64,7 +66,7 @@ class _Pointing:
 
 
 def write_visual7w(world: Path, scenes: Sequence[Scene], seed: int) -> dict[int, Placed]:
-    """Write both files of questions and the groundings below `world`.
+    """Write both files of questions and the groundings below `world`, in both of their forms.
 
     Visual Genome's list of images lies beside them, so that COCO's photographs are known as such.
 
@@ -102,7 +104,12 @@ def write_visual7w(world: Path, scenes: Sequence[Scene], seed: int) -> dict[int,
     write_json(root / POINTING, {"dataset": "v7w_pointing", "images": pointing, "boxes": bare})
     write_json(root / TELLING_BOXES, {"boxes": grounded})
     write_json(root / POINTING_BOXES, {"boxes": boxes})
-    link(world / "vg" / "image_data.json", root / "image_data.json")
+    joined = world / JOINED
+    write_json(joined / TELLING, {"dataset": "v7w_telling", "images": telling})
+    write_json(joined / POINTING, {"dataset": "v7w_pointing", "images": pointing, "boxes": bare})
+    write_json(joined / f"{GROUNDINGS}.json", {"boxes": [*grounded, *boxes]})
+    for folder in (root, joined):
+        link(world / "vg" / "image_data.json", folder / "image_data.json")
     return placed
 
 

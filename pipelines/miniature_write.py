@@ -35,24 +35,27 @@ def write_coco(root: Path, scenes: Sequence[Scene]) -> None:
     """Write `annotations/{instances,captions}_{train,val}2017.json` below `root`."""
     for split in ("train", "val"):
         chosen = scenes_of(scenes, "coco", split)
-        common = {
-            "info": description(2017),
-            "licenses": LICENCES,
-            "images": [coco_image(scene) for scene in chosen],
-        }
-        instances = [entry for scene in chosen for entry in coco_instances(scene)]
-        captions = [
-            {"image_id": image_id(scene, "coco"), "id": int(said.id), "caption": said.text}
-            for scene in chosen
-            for said in scene.statements
-            if said.dataset == "coco"
-        ]
-        folder = root / "annotations"
-        write_json(
-            folder / f"instances_{split}2017.json",
-            common | {"annotations": instances, "categories": coco_categories()},
-        )
-        write_json(folder / f"captions_{split}2017.json", common | {"annotations": captions})
+        images = [coco_image(scene) for scene in chosen]
+        write_coco_files(root / "annotations", f"{split}2017", chosen, images)
+
+
+def write_coco_files(
+    folder: Path, cut: str, scenes: Sequence[Scene], images: Sequence[dict[str, Any]]
+) -> None:
+    """Write `{instances,captions}_<cut>.json` of these scenes; `images` are their records."""
+    common = {"info": description(int(cut[-4:])), "licenses": LICENCES, "images": images}
+    instances = [entry for scene in scenes for entry in coco_instances(scene)]
+    captions = [
+        {"image_id": image_id(scene, "coco"), "id": int(said.id), "caption": said.text}
+        for scene in scenes
+        for said in scene.statements
+        if said.dataset == "coco"
+    ]
+    write_json(
+        folder / f"instances_{cut}.json",
+        common | {"annotations": instances, "categories": coco_categories()},
+    )
+    write_json(folder / f"captions_{cut}.json", common | {"annotations": captions})
 
 
 def write_visual_genome(root: Path, scenes: Sequence[Scene]) -> None:

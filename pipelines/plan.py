@@ -68,6 +68,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     source_stamps: list[tuple[str, int]]  #: where each of them lies, and its time in ns
     base: Base | None = None  #: the commit that this plan adds to
     official: OfficialCounts  #: of the split, as published
+    kinds: dict[str, int] = {}  #: records found, of the kinds that are counted apart
 
     @property
     def num_images(self) -> int:
@@ -206,6 +207,7 @@ def make_plan(
         ],
         base=base,
         official=official,
+        kinds=dict(records.kinds) if limit is None else {},
     )
     if limit is None:  # a limited split cannot be extended
         write_bytes(folder / KNOWN_NAME, msgspec.msgpack.encode(known or know(records)))

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from roikit.errors import ChecksFailedError
 
@@ -43,6 +43,8 @@ class SplitReport:
     merkle_root: str | None  #: names the content; None on a dry run
     official_images: int | None = None  #: as published; None where that is not known or `limit` cut
     official_records: int | None = None
+    kinds: dict[str, int] = field(default_factory=dict)  #: records found, of kinds counted apart
+    official_kinds: dict[str, int] = field(default_factory=dict)  #: of these, as published
     images_added: int = 0  #: by an extension
     bytes_needed: int = 0  #: about what the shards still need on the disk; dry runs only
     bytes_free: int = 0  #: there; dry runs only
@@ -53,6 +55,7 @@ class SplitReport:
         pairs = (
             ("images", self.images_found, self.official_images),
             ("records", self.records_found, self.official_records),
+            *((kind, found, self.official_kinds.get(kind)) for kind, found in self.kinds.items()),
         )
         return [
             f"{self.dataset} {self.split}: {found:,} {what}, published {official:,}"
@@ -134,7 +137,8 @@ def check_counts(reports: list[SplitReport]) -> None:
         CountsDifferError: they differ; it carries all reports.
     """
     for report in reports:
-        if report.official_images is None and report.official_records is None:
+        has_kinds = bool(report.official_kinds.keys() & report.kinds)
+        if not has_kinds and report.official_images is report.official_records is None:
             log.warning(
                 "--strict: no published counts of %s %s are known here, nothing was compared",
                 report.dataset, report.split,

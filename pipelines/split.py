@@ -195,6 +195,8 @@ def commit_split(
     settings = plan.settings | {"counts": msgspec.to_builtins(counts)}
     if plan.official != OfficialCounts():
         settings["published"] = msgspec.to_builtins(plan.official)
+    if plan.kinds:
+        settings["kinds"] = plan.kinds
     keep_known(planned.folder, out, plan.dataset, plan.split, plan.plan_hash)
     committed = commit_dataset(
         out,
@@ -281,6 +283,7 @@ def report_split(
     *,
     num_shards: int,
     official: OfficialCounts,
+    kinds: Mapping[str, int],
     committed: DatasetInfo | None,
     started: float,
     was_done: bool = False,
@@ -304,6 +307,8 @@ def report_split(
         merkle_root=committed.merkle_root if committed else None,
         official_images=official.images,
         official_records=official.records,
+        kinds=dict(kinds),
+        official_kinds=dict(official.kinds),
         images_added=images_added,
     )
 
@@ -316,6 +321,7 @@ def report_done(committed: DatasetInfo, official: OfficialCounts, *, started: fl
         msgspec.convert(committed.settings["counts"], TaskCounts),
         num_shards=len(committed.shards),
         official=official,
+        kinds=committed.settings.get("kinds", {}),
         committed=committed,
         started=started,
         was_done=True,
@@ -332,6 +338,7 @@ def report_made(
         counts,
         num_shards=plan.shard_number(len(plan.shards)),
         official=plan.official,
+        kinds=plan.kinds,
         committed=committed,
         started=started,
         images_added=plan.num_images if plan.base else 0,

@@ -19,6 +19,7 @@ only: `vcr_faithful.py`).
 
 import contextlib
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -47,7 +48,8 @@ from pipelines.vcr_text import Tokens, class_name, detokenise, mentions_in
 from roikit.mentions import mention
 from roikit.sample import Choice, Conversation, Region, Rejection, Source, Task, Turn
 
-_EXPECTS = ("train.jsonl", "val.jsonl", "test.jsonl", "vcr1images/")
+_PICTURES = "vcr1images"
+_EXPECTS = ("train.jsonl", "val.jsonl", "test.jsonl", f"{_PICTURES}/")
 _SPLITS = ("train", "val", "test")
 _TASKS: dict[str, Task] = {
     "all": "reasoning-all",
@@ -117,7 +119,7 @@ def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOption
         UsageError: no such folder, or none of the three `.jsonl` files in it.
     """
     require_folder(source, SPEC.title, _EXPECTS)
-    roots = image_roots((source / "vcr1images", source), extra_roots)
+    roots = image_roots((source / _PICTURES, source), extra_roots)
     splits = {
         name: partial(_read, source, name, roots)
         for name in _SPLITS
@@ -462,8 +464,10 @@ def _read(source: Path, split: str, roots: ImageRoots) -> SplitRecords:
         else:
             seen.add(key.annot_id)
             groups.setdefault(key.img_fn, (key.metadata_fn, []))[1].append((number, line))
+    # Flat pictures are found by their base names; one that two of them share names neither.
+    shared = Counter(PurePosixPath(image).name for image in groups)
     drafts = [
-        _draft(image, metadata, lines, path.name, roots)
+        _draft(image, metadata, lines, path.name, roots, shared[PurePosixPath(image).name] == 1)
         for image, (metadata, lines) in groups.items()
     ]
     return SplitRecords(drafts=drafts, rejections=strays, source_files=(path,))
@@ -475,11 +479,12 @@ def _draft(
     lines: list[tuple[int, memoryview]],
     source_file: str,
     roots: ImageRoots,
+    has_own_name: bool,
 ) -> Draft:
-    found = roots.find((image, PurePosixPath(image).name)) if safe_name(image) else None
-    beside = roots.find((metadata,)) if safe_name(metadata) else None
+    found = _find(image, roots, has_own_name)
+    beside = _find(metadata, roots, has_own_name)
     payload = Payload(
-        metadata_file=metadata,
+        metadata_file=beside[1] if beside else metadata,
         metadata_root=beside[0] if beside else None,
         # These point into the mapped file: they become bytes when the draft is written.
         lines=lines,  # type: ignore[arg-type]
@@ -496,6 +501,14 @@ def _draft(
         num_records=len(lines),
         payload=payload,
     )
+
+
+def _find(name: str, roots: ImageRoots, has_own_name: bool) -> tuple[int, str, int] | None:
+    """Look for a picture or its metadata, wherever in the archive's folders a root begins."""
+    if not safe_name(name):
+        return None
+    flat = (PurePosixPath(name).name,) if has_own_name else ()
+    return roots.find((name, f"{_PICTURES}/{name}", *flat))
 
 
 SPEC = DatasetSpec(

@@ -32,21 +32,19 @@ from pipelines.draft import (
     SourceOptions,
 )
 from pipelines.images import Box as BoxXyxy
-from pipelines.images import image_roots, match_frame
+from pipelines.images import Frame, image_roots, match_frame
 from pipelines.phrasing import enumerated
 from pipelines.rejections import reject
-from pipelines.source import missing_files, require_folder
+from pipelines.source import missing_files, require_folder, unusable_picture
 from pipelines.visual7w_read import (
     ALL_BOXES,
     POINTING_BOXES,
     SPLITS,
     TELLING_BOXES,
-    Box,
     Files,
-    Payload,
-    Question,
     read_split,
 )
+from pipelines.visual7w_record import Box, Payload, Question
 from pipelines.visual_genome_images import IMAGES_NAME
 from roikit.mentions import escape, mention
 from roikit.sample import Choice, Conversation, Region, Rejection, Source, Turn
@@ -115,16 +113,20 @@ def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOption
 def _official(files: Files) -> dict[str, OfficialCounts]:
     """What a source of these files holds.
 
-    The boxes of telling's answers are records, too, and are published without the splits' shares.
+    Questions are counted by kind: the boxes of telling's answers are records, too, and are
+    published without the splits' shares.
     """
-    kinds = [_TELLING] * (files.telling is not None) + [_POINTING] * (files.pointing is not None)
-    has_answer_boxes = files.telling is not None and any(
-        path.name != POINTING_BOXES for path in files.groundings
-    )
     return {
         split: OfficialCounts(
             images=_TELLING_IMAGES[split] if files.pointing is None else None,
-            records=None if has_answer_boxes else sum(kind[split] for kind in kinds),
+            kinds={
+                f"{kind} questions": counts[split]
+                for kind, counts, path in (
+                    ("telling", _TELLING, files.telling),
+                    ("pointing", _POINTING, files.pointing),
+                )
+                if path is not None
+            },
         )
         for split in SPLITS
     }
@@ -134,7 +136,11 @@ def build(draft: Draft, picture: Picture) -> Built:
     """Turn one image's questions and boxes into conversations."""
     built = Built()
     payload = msgspec.convert(draft.payload, Payload)
-    numbers = _place_boxes(payload.boxes, draft, picture, built)
+    frame = match_frame(picture.header, draft.image_wh)
+    if frame is None:
+        built.rejections.append(unusable_picture("E_SIZE_MISMATCH", draft, picture.header))
+        return built
+    numbers = _place_boxes(payload.boxes, draft, frame, built)
     names = _category_conversation(draft, payload, picture, built)
     if names is not None:
         built.conversations.append(names)
@@ -153,15 +159,13 @@ def _first(source: Path, names: Sequence[str]) -> Path | None:
 
 
 def _place_boxes(
-    boxes: Sequence[Box], draft: Draft, picture: Picture, built: Built
+    boxes: Sequence[Box], draft: Draft, frame: Frame, built: Built
 ) -> list[int | None]:
     """Put the boxes into `built` as regions; the same box under the same name is one region.
 
     Returns:
         Each box's region number; None where the box is rejected.
     """
-    frame = match_frame(picture.header, None)
-    assert frame is not None
     placed_boxes: list[tuple[BoxXyxy, str] | None] = []
     native_ids: dict[tuple[BoxXyxy, str], str | None] = {}
     for box in boxes:
@@ -265,6 +269,9 @@ SPEC = DatasetSpec(
     licence=Licence(annotations="for research", pictures="COCO's, a Flickr licence each"),
     registration=None,
     published={
-        split: OfficialCounts(records=_TELLING[split] + _POINTING[split]) for split in SPLITS
+        split: OfficialCounts(
+            kinds={"telling questions": _TELLING[split], "pointing questions": _POINTING[split]}
+        )
+        for split in SPLITS
     },
 )

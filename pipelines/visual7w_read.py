@@ -8,7 +8,7 @@ groundings name the telling question they belong to by `qa_id`.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -20,13 +20,12 @@ from pipelines.draft import Draft, SplitRecords
 from pipelines.images import ImageRoots, safe_name
 from pipelines.rejections import reject
 from pipelines.source import relative_name
+from pipelines.visual7w_record import Box, Kind, Payload, Question
 from pipelines.visual_genome_images import VgImage, photograph_id, read_images
 from roikit.prompt import MAX_OPTIONS
 from roikit.sample import Rejection
 
 log = logging.getLogger(__name__)
-
-Kind = Literal["telling", "pointing"]
 
 TELLING_BOXES = "v7w_telling_answers.json"
 POINTING_BOXES = "v7w_pointing_answers.json"
@@ -59,6 +58,15 @@ class _Numbered(msgspec.Struct, gc=False):
     qa_id: int
 
 
+class _Options(msgspec.Struct, gc=False):
+    answer: int
+    multiple_choices: list[int]
+
+
+class _Asked(msgspec.Struct, gc=False):
+    qa_pairs: list[msgspec.Raw]
+
+
 class _Box(msgspec.Struct, gc=False):
     x: float
     y: float
@@ -69,40 +77,12 @@ class _Box(msgspec.Struct, gc=False):
     qa_id: int | None = None
 
 
-class Question(msgspec.Struct, array_like=True, gc=False):
-    """One question, on its way from the plan to the task."""
-
-    kind: Kind
-    file: str
-    record: str
-    id: str
-    text: str
-    #: the right option first; a text, or the place of a box in `Payload.boxes`
-    options: list[str | int]
-
-
-class Box(msgspec.Struct, array_like=True, gc=False):
-    """One box, on its way from the plan to the task."""
-
-    file: str
-    record: str
-    id: str | None
-    name: str
-    bbox_xywh: tuple[float, float, float, float]
-    is_grounding: bool  #: a record of its own, not the option of a question
-
-
-class Payload(msgspec.Struct, array_like=True):
-    """What the files say about one image."""
-
-    questions: list[Question] = []
-    boxes: list[Box] = []
-
-
 _images = msgspec.json.Decoder(_Image)
 _telling = msgspec.json.Decoder(_Telling)
 _pointing = msgspec.json.Decoder(_Pointing)
 _numbered = msgspec.json.Decoder(_Numbered)
+_options = msgspec.json.Decoder(_Options)
+_asked = msgspec.json.Decoder(_Asked)
 _boxes = msgspec.json.Decoder(_Box)
 
 
@@ -137,6 +117,8 @@ def read_split(files: Files, split: str, roots: ImageRoots) -> SplitRecords:
             reading.add_box(raw, files.name(files.pointing), f"boxes[{i}]")
     if files.telling is not None:
         reading.add_images(tables[files.telling]["images"], files.telling, "telling")
+    if files.pointing is not None and any(path.name == ALL_BOXES for path in files.groundings):
+        reading.know_options(tables[files.pointing]["images"])
     for path in files.groundings:
         for i, raw in enumerate(read_table(path, ("boxes",))["boxes"]):
             if path.name == POINTING_BOXES:
@@ -158,6 +140,7 @@ def read_split(files: Files, split: str, roots: ImageRoots) -> SplitRecords:
         drafts=[_draft(e, vg_images.get(e.image.image_id), roots) for e in reading.entries()],
         rejections=strays + reading.own_strays,
         source_files=tuple(path for path in paths if path is not None),
+        kinds={f"{kind} questions": number for kind, number in reading.num_questions.items()},
     )
 
 
@@ -184,9 +167,12 @@ class _Reading:
     boxes: dict[int, Box] = field(default_factory=dict)  #: options of pointing questions, by id
     #: telling questions' image by `qa_id`; None where it is of another split
     owners: dict[int, int | None] = field(default_factory=dict)
+    lost: set[int] = field(default_factory=set)  #: telling questions whose image cannot be read
+    option_ids: set[int] = field(default_factory=set)  #: boxes that pointing questions name
     splits: dict[int, dict[Kind, str]] = field(default_factory=dict)
     strays: list[Rejection] = field(default_factory=list)  #: of no split
     own_strays: list[Rejection] = field(default_factory=list)  #: of this split, but of no image
+    num_questions: dict[Kind, int] = field(default_factory=dict)  #: the bad ones, too
 
     def entries(self) -> Sequence[_Entry]:
         """Return the split's images."""
@@ -207,11 +193,16 @@ class _Reading:
             self.strays.append(reject("E_RECORD_DUPLICATE", message, file=file, record=record))
 
     def add_grounding(self, raw: Raw, file: str, record: str, *, is_mixed: bool) -> None:
-        """Give a box to its telling question's image; in a mixed file it may be a pointing one."""
+        """Give a box to its telling question's image; in a mixed file it may be a pointing one.
+
+        There the box's own id decides: both kinds of questions are numbered from the start.
+        """
         where = {"file": file, "record": record}
         box = decode_record(_boxes, raw, **where)
         if isinstance(box, Rejection):
             self.strays.append(box)
+        elif is_mixed and box.box_id in self.option_ids:
+            self._keep_option(box, file, record)
         elif box.qa_id is not None and box.qa_id in self.owners:
             owner = self.owners[box.qa_id]
             if owner is None:
@@ -224,28 +215,44 @@ class _Reading:
             else:
                 message = "name: expected an object's name, got none"
                 self._put(entry, reject("E_PHRASE_EMPTY", message, **where))
+        elif box.qa_id in self.lost:
+            message = f"qa_id {box.qa_id}: its entry in `images` cannot be read"
+            self.strays.append(reject("E_IMAGE_UNKNOWN", message, **where))
         elif is_mixed and box.box_id is not None:
-            self.boxes.setdefault(box.box_id, _carried(box, file, record, is_grounding=False))
+            self._keep_option(box, file, record)
         elif self.files.telling is not None:
             message = f"qa_id {box.qa_id} is no question's"
             self.strays.append(reject("E_IMAGE_UNKNOWN", message, **where))
+
+    def know_options(self, raws: list[Raw]) -> None:
+        """Note, for all splits, which boxes pointing questions name; bad records name none."""
+        for raw in raws:
+            for question in _questions_of(raw):
+                options = decode_record(_options, question, file="", record="")
+                if not isinstance(options, Rejection):
+                    self.option_ids.update((options.answer, *options.multiple_choices))
 
     def add_images(self, raws: list[Raw], path: Path, kind: Kind) -> None:
         """Add one file's images with their questions."""
         file = self.files.name(path)
         seen: set[int] = set()
         seen_questions: set[int] = set()
+        self.num_questions[kind] = 0
         for i, raw in enumerate(raws):
             where = {"file": file, "record": f"images[{i}]"}
             image = decode_record(_images, raw, **where)
             if isinstance(image, Rejection):
                 self.strays.append(image)
+                if kind == "telling":
+                    self.lost.update(_question_ids(_questions_of(raw)))
                 continue
             is_ours = image.split == self.split
             if image.image_id in seen:
                 if is_ours:
                     message = f"image_id {image.image_id} occurs twice"
                     self.own_strays.append(reject("E_RECORD_DUPLICATE", message, **where))
+                if kind == "telling":
+                    self._know_questions(image)
                 continue
             seen.add(image.image_id)
             self.splits.setdefault(image.image_id, {})[kind] = image.split
@@ -257,6 +264,7 @@ class _Reading:
             if entry is None:
                 entry = _Entry(image=image, file=file, record=f"images[{i}]")
                 self.gathered[image.image_id] = entry
+            self.num_questions[kind] += len(image.qa_pairs)
             for j, question in enumerate(image.qa_pairs):
                 record = f"images[{i}].qa_pairs[{j}]"
                 self._add_question(entry, question, kind, file, record, seen_questions)
@@ -271,11 +279,13 @@ class _Reading:
             )  # fmt: skip
 
     def _know_questions(self, image: _Image) -> None:
-        """Note the questions of another split, so that their groundings are not taken for lost."""
-        for raw in image.qa_pairs:
-            numbered = decode_record(_numbered, raw, file="", record="")
-            if not isinstance(numbered, Rejection):
-                self.owners.setdefault(numbered.qa_id, None)
+        """Note questions that are not converted, so that their groundings are not taken for lost.
+
+        Where an image is listed twice, those of its second entry still speak of its picture.
+        """
+        owner = image.image_id if image.image_id in self.gathered else None
+        for qa_id in _question_ids(image.qa_pairs):
+            self.owners.setdefault(qa_id, owner)
 
     def _add_question(
         self, entry: _Entry, raw: Raw, kind: Kind, file: str, record: str, seen: set[int]
@@ -286,6 +296,10 @@ class _Reading:
             asked = decode_record(_telling, raw, **where)
         else:
             asked = decode_record(_pointing, raw, **where)
+        if kind == "telling":
+            for qa_id in _question_ids([raw]):
+                if self.owners.get(qa_id) is None:
+                    self.owners[qa_id] = entry.image.image_id
         if isinstance(asked, Rejection):
             self._put(entry, asked)
             return
@@ -294,8 +308,6 @@ class _Reading:
             self._put(entry, reject("E_RECORD_DUPLICATE", message, **where))
             return
         seen.add(asked.qa_id)
-        if kind == "telling":
-            self.owners[asked.qa_id] = entry.image.image_id
         options = self._options(entry, asked, where)
         text = clean_text(asked.question)
         if isinstance(options, Rejection):
@@ -339,9 +351,26 @@ class _Reading:
             options.append(option)
         return options
 
+    def _keep_option(self, box: _Box, file: str, record: str) -> None:
+        assert box.box_id is not None
+        self.boxes.setdefault(box.box_id, _carried(box, file, record, is_grounding=False))
+
     def _put(self, entry: _Entry, rejection: Rejection) -> None:
         entry.num_records += 1
         entry.rejections.append(rejection)
+
+
+def _questions_of(raw: Raw) -> Sequence[Raw]:
+    """Return an image's questions, where they can be read at all."""
+    asked = decode_record(_asked, raw, file="", record="")
+    return [] if isinstance(asked, Rejection) else asked.qa_pairs
+
+
+def _question_ids(raws: Sequence[Raw]) -> Iterator[int]:
+    for raw in raws:
+        numbered = decode_record(_numbered, raw, file="", record="")
+        if not isinstance(numbered, Rejection):
+            yield numbered.qa_id
 
 
 def _carried(box: _Box, file: str, record: str, *, is_grounding: bool) -> Box:
@@ -366,7 +395,7 @@ def _draft(entry: _Entry, vg_image: VgImage | None, roots: ImageRoots) -> Draft:
         native_id=native_id,
         root=found[0] if found else None,
         num_bytes=found[2] if found else 0,
-        image_wh=None,
+        image_wh=vg_image.image_wh if vg_image else None,
         source_file=entry.file,
         record=entry.record,
         num_records=entry.num_records,

@@ -13,6 +13,7 @@ as 0-based); densecap, `info/densecap_splits.json`; GRiT, `VG_preprocessed_annot
 """
 
 import hashlib
+import json
 import logging
 import math
 from collections.abc import Iterable, Sequence
@@ -59,6 +60,7 @@ _EXPECTS = (_REGIONS_NAME, IMAGES_NAME, _SPLITS_NAME, "VG_100K/", "VG_100K_2/")
 _FOLDERS = ("VG_100K", "VG_100K_2")
 _SPLITS = ("train", "val", "test")
 _UNLISTED = "unlisted"
+_FLAT_LIST = "annotations"  #: what GRiT's form calls the list of regions
 
 
 class _Entry(msgspec.Struct):
@@ -169,7 +171,7 @@ def build(draft: Draft, picture: Picture) -> Built:
     places = payload.places or range(len(raws))
     for i, raw in zip(places, raws, strict=True):
         record = f"{payload.prefix}[{i}]"
-        region = _decode_region(raw, payload.places is not None, draft, record)
+        region = _decode_region(raw, payload.prefix == _FLAT_LIST, draft, record)
         if isinstance(region, Rejection):
             built.rejections.append(region)
             continue
@@ -239,6 +241,10 @@ def _read(source: Path, roots: ImageRoots, lists: Path | None, split: str) -> Sp
     for i, raw in enumerate(read_list(source / _REGIONS_NAME)):
         where = {"file": _REGIONS_NAME, "record": f"[{i}]"}
         entry = decode_record(_entries, raw, **where)
+        places: list[int] | None = None
+        bad: dict[int, str] = {}
+        if isinstance(entry, Rejection) and entry.code == "E_JSON_INVALID":
+            entry, places, bad = _read_leniently(raw, entry, **where)
         if isinstance(entry, Rejection):
             strays.append(entry)
             continue
@@ -261,9 +267,16 @@ def _read(source: Path, roots: ImageRoots, lists: Path | None, split: str) -> Sp
                 continue
             # This points into the mapped file; it becomes bytes when the draft is written.
             regions: Any = memoryview(entry.regions)
-            payload = Payload(regions, None, f"[{i}].regions")
-            image = images[image_id]
-            drafts.append(_draft(image, image_id, f"[{i}]", payload, num_regions, roots))
+            payload = Payload(regions, places, f"[{i}].regions")
+            num_records = num_regions + len(bad)
+            draft = _draft(images[image_id], image_id, f"[{i}]", payload, num_records, roots)
+            if bad:
+                rejections = tuple(
+                    _rejection("E_JSON_INVALID", message, draft, f"[{i}].regions[{j}]")
+                    for j, message in bad.items()
+                )
+                draft = msgspec.structs.replace(draft, rejections=rejections)
+            drafts.append(draft)
     for image_id in sorted(wanted - seen):
         payload = Payload(b"[]", None, "")
         record = f"image {image_id}"
@@ -275,6 +288,38 @@ def _read(source: Path, roots: ImageRoots, lists: Path | None, split: str) -> Sp
     if split == _SPLITS[0]:
         own = strays + own
     return SplitRecords(drafts=drafts, rejections=own, source_files=tuple(files))
+
+
+def _read_leniently(
+    raw: Raw, rejection: Rejection, *, file: str, record: str
+) -> tuple[_Entry | Rejection, list[int] | None, dict[int, str]]:
+    """Read an image's entry that is no JSON for the sake of a region or two: NaN, half surrogates.
+
+    Returns:
+        The entry with its good regions (or why it cannot be read), their places, and what is wrong
+        with the others.
+    """
+    try:
+        value = json.loads(bytes(raw))
+    except (ValueError, RecursionError):
+        return rejection, None, {}
+    regions = value.get("regions") if isinstance(value, dict) else None
+    if not isinstance(regions, list):
+        return rejection, None, {}
+    good: dict[int, bytes] = {}
+    bad: dict[int, str] = {}
+    for j, region in enumerate(regions):
+        data = json.dumps(region).encode()
+        try:
+            msgspec.json.decode(data)
+            good[j] = data
+        except JSON_ERRORS as error:
+            bad[j] = f"not valid JSON: {error}"
+    without = json.dumps(value | {"regions": []}).encode()
+    entry = decode_record(_entries, without, file=file, record=record)
+    if not isinstance(entry, Rejection):
+        entry.regions = msgspec.Raw(b"[" + b",".join(good.values()) + b"]")
+    return entry, list(good), bad
 
 
 def _find_splits(source: Path, named: Path | None) -> Path | None:
@@ -340,7 +385,7 @@ def _draft(
             native_id=photograph_id(image_id, image),
             root=None,
             num_bytes=0,
-            image_wh=(image.width, image.height) if image.width and image.height else None,
+            image_wh=image.image_wh,
             source_file=_REGIONS_NAME,
             record=record,
             num_records=num_records,
@@ -361,7 +406,7 @@ def _located(names: Iterable[str], image_id: int, draft: Draft, roots: ImageRoot
 def _read_flat(source: Path, path: Path, roots: ImageRoots) -> SplitRecords:
     """Read GRiT's COCO-like form of one split."""
     file = relative_name(path, source)
-    table = read_table(path, ("images", "annotations"))
+    table = read_table(path, ("images", _FLAT_LIST))
     strays: list[Rejection] = []
     images: dict[int, tuple[_FlatImage, str]] = {}
     for i, raw in enumerate(table["images"]):
@@ -376,7 +421,7 @@ def _read_flat(source: Path, path: Path, roots: ImageRoots) -> SplitRecords:
             images[image.id] = (image, f"images[{i}]")
     regions: dict[int, list[Raw]] = {}
     places: dict[int, list[int]] = {}
-    for i, raw in enumerate(table["annotations"]):
+    for i, raw in enumerate(table[_FLAT_LIST]):
         owner = decode_record(_owners, raw, file=file, record=f"annotations[{i}]")
         if isinstance(owner, Rejection):
             strays.append(owner)
@@ -390,7 +435,7 @@ def _read_flat(source: Path, path: Path, roots: ImageRoots) -> SplitRecords:
     for image_id, (image, record) in images.items():
         own = regions.get(image_id, [])
         joined = b"[" + b",".join(own) + b"]"
-        payload = Payload(joined, places.get(image_id, []), "annotations")
+        payload = Payload(joined, places.get(image_id, []), _FLAT_LIST)
         name = image.file_name
         draft = Draft(
             group=str(image_id),

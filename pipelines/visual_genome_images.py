@@ -25,6 +25,11 @@ class VgImage(msgspec.Struct, gc=False):
     height: Int64 | None = None
     coco_id: Int64 | None = None
 
+    @property
+    def image_wh(self) -> tuple[int, int] | None:
+        """The size that boxes were drawn at, where it is listed."""
+        return (self.width, self.height) if self.width and self.height else None
+
 
 _images = msgspec.json.Decoder(VgImage)
 

@@ -187,7 +187,8 @@ def test_datasets_says_what_is_converted(
     assert found["vcr"]["stage"] == "2"
     assert found["vcr"]["licence"].keys() == {"annotations", "pictures"}
     assert "agreement" in found["vcr"]["registration"]
-    assert found["vcr"]["published"]["val"] == {"images": 9_929, "records": 26_534}
+    counts = {"images": 9_929, "records": 26_534, "kinds": {}}
+    assert found["vcr"]["published"]["val"] == counts
     assert found["coco"]["registration"] is None
 
 

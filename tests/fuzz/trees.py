@@ -1,6 +1,5 @@
 """Faultless sources to damage: the miniature world's, small, in every layout and form."""
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,7 +37,10 @@ def _trees(world: Path, folder: Path) -> Iterator[Tree]:
             os.link(path, own / path.name)
         pictures = flickr_pictures if name == "flickr30k" else refer_pictures
         yield Tree(own.name, name, own, images=pictures)
-    yield _grit(world / "vg", folder / "vg-grit")
+    yield Tree("coco-2014", "coco", world / "coco-2014")
+    yield Tree("vg-grit", "vg", world / "vg-grit")
+    v7w_pictures = (world / "visual7w" / "images",)
+    yield Tree("visual7w-joined", "visual7w", world / "visual7w-joined", images=v7w_pictures)
     for file, names in (
         ("detections.parquet", None),
         ("detections_coco.json", world / "coco" / "annotations" / "instances_train2017.json"),
@@ -52,33 +54,3 @@ def _trees(world: Path, folder: Path) -> Iterator[Tree]:
     yield Tree("refcoco-masks", "refcoco", world / "refcoco", masks, refer_pictures)
     yield Tree("vcr-faithful", "vcr", world / "vcr", faithful)
     yield Tree("flickr30k-faithful", "flickr30k", world / "flickr30k", faithful)
-
-
-def _grit(source: Path, folder: Path) -> Tree:
-    """Write Visual Genome's regions as GRiT's authors did."""
-    folder.mkdir()
-    listed = json.loads((source / "image_data.json").read_bytes())
-    said = json.loads((source / "region_descriptions.json").read_bytes())
-    images = [
-        {
-            "id": one["image_id"],
-            "file_name": f"{one['image_id']}.jpg",
-            "width": one["width"],
-            "height": one["height"],
-        }
-        for one in listed
-    ]
-    annotations = [
-        {
-            "id": region["region_id"],
-            "image_id": region["image_id"],
-            "bbox": [region["x"], region["y"], region["width"], region["height"]],
-            "caption": region["phrase"],
-        }
-        for entry in said
-        for region in entry["regions"]
-    ]
-    table = {"images": images, "annotations": annotations, "categories": []}
-    for name in ("train", "test"):
-        (folder / f"{name}.json").write_text(json.dumps(table))
-    return Tree(folder.name, "vg", folder, images=(source / "VG_100K", source / "VG_100K_2"))

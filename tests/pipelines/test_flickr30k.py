@@ -187,6 +187,22 @@ def test_unrelated_captions_are_left_out_as_policy(tree: Any, shards: Any) -> No
     assert [r.is_context for r in sample.regions] == [True, True, True, False]
 
 
+def test_a_bad_line_of_the_list_of_unrelated_captions_is_counted_once(
+    tree: Any, shards: Any
+) -> None:
+    tree.put("UNRELATED_CAPTIONS", b"what 1\n")
+    for number, split in enumerate(("val", "test")):
+        entities(tree, {f"{number + 1}": GOLDEN}, split)
+    reports = convert("flickr30k", tree.root, shards.root / "a", max_rejects=1)
+    assert [report.rejections for report in reports] == [{"E_FIELD_TYPE": 1}, {}]
+    for path in tree.root.glob("*.txt"):
+        path.unlink()
+    for split in ("val", "test"):
+        mdetr(tree, MERGED, f"mergedGT_{split}")
+    reports = convert("flickr30k", tree.root, shards.root / "b", max_rejects=1)
+    assert [report.rejections for report in reports] == [{"E_FIELD_TYPE": 1}, {}]
+
+
 def test_every_trap_of_the_boxes_has_its_code(tree: Any, shards: Any) -> None:
     objects: list[Object] = [
         MAN,
@@ -532,6 +548,27 @@ def test_the_original_form_goes_before_mdetrs(tree: Any, shards: Any, source: Pa
     assert [r.split for r in convert("flickr30k", source, shards.root)] == ["train"]
     (sample,) = shards.samples("flickr30k", "train").values()
     assert sample.conversations[0].source.file == "Sentences/36979.txt"
+
+
+def test_another_number_of_captions_than_five_is_told_once(
+    tree: Any, shards: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    five = "A kite .\n" * 5
+    files = {"1": (xml([]), five), "2": (xml([]), five[:18]), "3": (xml([]), five + "\n\n")}
+    source = entities(tree, files)
+    (tree.root / "Sentences/3.txt").write_bytes(five.encode() + b"\n \n")
+    with caplog.at_level(logging.WARNING):
+        (report,) = convert("flickr30k", source, shards.root / "a")
+    told = "1 of 3 pictures have another number of captions than five, the first is 2 with 2"
+    assert caplog.text.count(f"train.txt: {told}") == 1
+    assert (report.faults, report.kinds) == (0, {"captions": 12})
+    caplog.clear()
+    other = type(tree)(tmp_path / "mdetr")
+    images = [entry(i, "A kite .") for i in range(4)]
+    with caplog.at_level(logging.WARNING):
+        convert("flickr30k", mdetr(other, [], images=images), shards.root / "b")
+    assert "1 of 1 pictures have another number of captions than five, the first is" in caplog.text
+    assert "36979 with 4" in caplog.text
 
 
 def test_without_the_list_of_unrelated_captions_there_is_a_warning(

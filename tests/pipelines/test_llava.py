@@ -253,8 +253,10 @@ def test_the_parts_and_the_subset_are_recognised(given: Given) -> None:
 
 def test_wrong_places_say_what_was_expected(given: Given) -> None:
     given.tree.json("llava_v1_5_mix665k.json", [])
-    with pytest.raises(UsageError, match=r"llava_instruct_150k\.json.*found llava_v1_5_mix665k"):
+    with pytest.raises(UsageError, match=r"llava_instruct_150k\.json.*found llava_v1_5_") as error:
         given.convert()
+    assert error.value.hint is not None
+    assert "`llava_v1_5_mix665k.json` is another mixture and not read" in error.value.hint
     given.records(record(9, "a", "b"))
     for options, expected in (
         (SourceOptions(categories=Path("x.json")), "`--categories`: changes only"),
@@ -280,6 +282,19 @@ def test_at_most_a_hundred_boxes_in_the_files_order(given: Given) -> None:
     assert [r.native_id for r in sample.regions] == [str(i) for i in range(100)]
     # The second person is beyond the hundred: still there are two.
     assert not any("(<region" in text for c in sample.conversations for text in texts(c)[1:])
+
+
+def test_objects_too_small_for_a_region_are_counted_all_the_same(given: Given) -> None:
+    boxes = [[0.1, 0.1, 0.5, 0.5, 0.9], [0.6, 0.6, 0.61, 0.61, 0.8], [0.5, 0.1, 0.9, 0.9, 0.9]]
+    unsure = [0.2, 0.2, 0.21, 0.21, 0.3]
+    given.records(*([record(9, "The dog is here?", "The man is.")] * 8))
+    given.convert(given.detected(entry("000000000009.jpg", [*boxes, unsure], [0, 0, 1, 1])))
+    sample = given.sample()
+    assert [r.label for r in sample.regions] == ["dog", "person"]
+    introduced = [texts(c) for c in sample.conversations if is_introduced(c)]
+    assert introduced
+    assert all("The dog is here?" in asked for asked, _ in introduced)
+    assert {answer for _, answer in introduced} == {"The man (<region2>) is."}
 
 
 def test_without_a_good_box_the_dialogue_stays_plain(given: Given) -> None:

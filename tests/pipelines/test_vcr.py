@@ -1,6 +1,7 @@
 import errno
+import json
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -258,3 +259,32 @@ def test_token_lists_read_like_text(tokens: list[str | None], text: str) -> None
 def test_class_names_get_their_blanks_back() -> None:
     assert class_name("trafficlight") == "traffic light"
     assert class_name("person") == "person"
+
+
+@pytest.mark.parametrize("place", ["{}", "vcr1images/{}", "flat"])
+def test_metadata_are_found_wherever_pictures_are(
+    tree: Any, shards: Any, tmp_path: Path, place: str
+) -> None:
+    tree.lines("train.jsonl", [question()])
+    other = type(tree)(tmp_path / "pictures")
+    name = PurePosixPath(FILE).name if place == "flat" else place.format(FILE)
+    other.picture(name, 64, 48)
+    metadata = {"boxes": BOXES, "segms": [[]], "names": OBJECTS, "width": 64, "height": 48}
+    other.json(name.removesuffix(".jpg") + ".json", metadata)
+    (report,) = convert("vcr", tree.root, shards.root, image_roots=[other.root])
+    assert (report.images_converted, report.rejections) == (1, {})
+    assert shards.samples("vcr", "train")[NATIVE].image.file == name
+
+
+def test_a_base_name_of_two_pictures_finds_neither_in_a_flat_folder(
+    tree: Any, shards: Any, tmp_path: Path
+) -> None:
+    other = "other_Movie/" + PurePosixPath(FILE).name
+    metadata = other.removesuffix(".jpg") + ".json"
+    tree.lines("train.jsonl", [question(), question("b", img_fn=other, metadata_fn=metadata)])
+    flat = type(tree)(tmp_path / "flat")
+    flat.picture(PurePosixPath(FILE).name, 64, 48)
+    flat.put(PurePosixPath(metadata).name, json.dumps({"boxes": BOXES, "names": OBJECTS}).encode())
+    roots = [flat.root]
+    (report,) = convert("vcr", tree.root, shards.root, image_roots=roots, max_rejects=1)
+    assert report.rejections == {"E_IMAGE_MISSING": 2}

@@ -346,6 +346,83 @@ def test_pointing_boxes_may_lie_in_the_groundings(
     assert ids == ["1/category", "telling/1", "pointing/1"]
 
 
+def test_boxes_of_both_kinds_in_one_file_are_told_apart_by_their_own_ids(
+    tree: Any, shards: Any
+) -> None:
+    told = [image(i, [telling(i, i, "Yes.", ["No."])], split) for i, split in SPLIT_OF.items()]
+    asked = [
+        image(1, [pointing(2, 11, [12])], "train"),
+        image(2, [pointing(1, 13, [14])], "val"),
+    ]
+    write(tree, told, asked)
+    qa_ids = {11: 2, 12: 2, 13: 1, 14: 1}
+    options = [b | {"qa_id": qa_ids[b["box_id"]]} for b in FOUR]
+    groundings = [box(20 + i, (1, 1, 9, 9), f"thing {i}", qa_id=i) for i in SPLIT_OF]
+    tree.json("dataset_v7w_grounding_annotations.json", {"boxes": [*options, *groundings]})
+    for i in SPLIT_OF:
+        tree.picture(f"images/v7w_{i}.jpg", seed=i)
+    reports = convert("visual7w", tree.root, shards.root)
+    assert not any(report.rejections for report in reports)
+    labels = {
+        i: {r.label for r in shards.samples("visual7w", split)[f"vg:{i}"].regions}
+        for i, split in SPLIT_OF.items()
+    }
+    assert labels == {
+        1: {"red cup", "blue cup", "thing 1"},
+        2: {"dog", "green cup", "thing 2"},
+    }
+
+
+SPLIT_OF = {1: "train", 2: "val"}
+
+
+def test_boxes_are_rescaled_from_the_size_that_visual_genome_lists(tree: Any, shards: Any) -> None:
+    write(tree, None, [image(i, [pointing(i, 11, [13])]) for i in (1, 2)], FOUR)
+    tree.json(
+        "image_data.json",
+        [
+            {"image_id": 1, "url": "a", "width": 128, "height": 96},
+            {"image_id": 2, "url": "b", "width": 128, "height": 128},
+        ],
+    )
+    for i in (1, 2):
+        tree.picture(f"images/v7w_{i}.jpg", seed=i)
+    convert("visual7w", tree.root, shards.root, max_rejects=1)
+    (sample,) = shards.samples("visual7w", "train").values()
+    assert [r.box_xyxy for r in sample.regions] == [(15, 10, 20, 15), (25, 15, 40, 30)]
+    assert shards.codes("visual7w", "train") == {"images[1]": "E_SIZE_MISMATCH"}
+
+
+def test_a_bad_question_does_not_cost_its_boxes(tree: Any, shards: Any) -> None:
+    bad = telling(2, 1, "Yes.", ["No."])
+    del bad["answer"]
+    good = telling(1, 1, "Yes.", ["No."])
+    write(
+        tree,
+        [
+            image(1, [good, bad]),
+            image(1, [telling(3, 1, "Yes.", ["No."])]),
+            image(2, [telling(4, 2, "Yes.", ["No."])], "dev"),
+        ],
+    )
+    boxes = [box(None, (i, 1, 9, 9), f"thing {i}", qa_id=i) for i in (1, 2, 3, 4, 5)]
+    tree.json("v7w_telling_answers.json", {"boxes": boxes})
+    tree.picture("images/v7w_1.jpg")
+    convert("visual7w", tree.root, shards.root, max_rejects=1)
+    (sample,) = shards.samples("visual7w", "train").values()
+    assert [r.label for r in sample.regions] == ["thing 1", "thing 2", "thing 3"]
+    assert shards.codes("visual7w", "train") == {
+        "images[0].qa_pairs[1]": "E_FIELD_MISSING",
+        "images[1]": "E_RECORD_DUPLICATE",
+        "images[2]": "E_FIELD_TYPE",
+        "boxes[3]": "E_IMAGE_UNKNOWN",
+        "boxes[4]": "E_IMAGE_UNKNOWN",
+    }
+    said = {r.source.record: r.message for r in shards.rejections("visual7w", "train")}
+    assert said["boxes[3]"] == "qa_id 4: its entry in `images` cannot be read"
+    assert said["boxes[4]"] == "qa_id 5 is no question's"
+
+
 def test_repeated_boxes_in_the_groundings_are_no_fault(tree: Any, shards: Any) -> None:
     write(tree, None, [image(1, [pointing(1, 11, [12, 13, 14])])], FOUR)
     tree.json("v7w_pointing_answers.json", {"boxes": FOUR})

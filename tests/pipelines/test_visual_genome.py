@@ -198,3 +198,30 @@ def test_a_missing_partner_file_is_named(tree: Any, shards: Any) -> None:
     tree.json("region_descriptions.json", [])
     with pytest.raises(UsageError, match=r"image_data\.json.*found region_descriptions\.json"):
         convert("vg", tree.root, shards.root)
+
+
+@pytest.mark.parametrize(
+    ("bad", "expected"),
+    [
+        ({"x": float("nan")}, "E_JSON_INVALID"),
+        ({"phrase": "half \ud800 a character"}, "E_JSON_INVALID"),
+        ({"x": None}, "E_FIELD_TYPE"),
+    ],
+)
+def test_what_is_no_json_costs_its_region_only(
+    tree: Any, shards: Any, bad: dict[str, Any], expected: str
+) -> None:
+    tree.json("image_data.json", [image(1), image(2)])
+    regions = [region(i, 1, (i, 1, 9, 9), f"number {i}") for i in range(3)]
+    regions[1] |= bad
+    other = {"id": 2, "regions": [region(9, 2, (1, 1, 9, 9), "another")]}
+    tree.json("region_descriptions.json", [{"id": 1, "regions": regions}, other])
+    tree.json("densecap_splits.json", {"train": [1, 2]})
+    for i in (1, 2):
+        tree.picture(f"VG_100K/{i}.jpg", seed=i)
+    (report,) = convert("vg", tree.root, shards.root, max_rejects=1)
+    assert (report.records_found, report.records_converted) == (4, 3)
+    assert shards.codes("vg", "train") == {"[0].regions[1]": expected}
+    samples = shards.samples("vg", "train")
+    assert [r.native_id for r in samples["vg:1"].regions] == ["0", "2"]
+    assert [r.native_id for r in samples["vg:2"].regions] == ["9"]
