@@ -78,9 +78,8 @@ def _listed(source: Path) -> list[PictureFile]:
     for number, line in enumerate(lines, start=1):
         length = len(line.encode())
         if length > _MAX_LINE_BYTES:
-            raise UsageError(
-                f"`{source}`: {_WANTED}, found {length:,} bytes in line {number}, too many for a path"
-            )
+            found_in = f"found {length:,} bytes in line {number}, too many for a path"
+            raise UsageError(f"`{source}`: {_WANTED}, {found_in}")
     names = dict.fromkeys(line.strip() for line in lines)
     found = [PictureFile(name, source.parent / name) for name in names if name]
     if found and not any(_is_there(picture.path) for picture in found):
