@@ -149,7 +149,7 @@ def _show(report: "ExportReport", unit: str, as_json: bool) -> None:
     render.table(
         ("dataset", "split", "samples", *filter(None, [unit]), "file"),
         [
-            (s.dataset, s.split, *count, report.out / s.file)
+            (s.dataset, s.split, *count, s.file and report.out / s.file)
             for s, count in zip(report.splits, counts, strict=True)
         ],
     )

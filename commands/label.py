@@ -102,11 +102,12 @@ def label(
         render.document(report)
     else:
         _show(report)
+    if report.out is not None and not report.boxes:
+        render.note(f"wrote {report.out}; no picture has a box above the threshold")
     problem = detect.check_rejections(report, **given(max_rejects=max_rejects))
     if problem is not None:
-        raise ChecksFailedError(
-            problem, hint="the others are labelled; `--max-rejects` allows more bad ones"
-        )
+        others = "the others are labelled; `--max-rejects` allows more bad ones"
+        raise ChecksFailedError(problem, hint=others if report.out is not None else None)
 
 
 def _show(report: "LabelReport") -> None:
@@ -121,4 +122,6 @@ def _show(report: "LabelReport") -> None:
     if report.rejections:
         render.line("")
         render.table(("rejected", "pictures"), list(report.rejected.items()))
-    render.note(f"wrote {report.out}; `roikit convert llava --detections {report.out}` reads it")
+    if report.out is not None and report.boxes:
+        reads = f"`roikit convert llava --detections {report.out}` reads it"
+        render.note(f"wrote {report.out}; {reads}")

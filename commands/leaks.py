@@ -58,6 +58,9 @@ def leaks(
     the decoded pixels, and the look: resized and re-encoded copies are similar, and for you to look
     at. Pictures are hashed once; the hashes are kept beside the shards.
 
+    Printed are the pairs that share something, and each evaluation split against all training
+    splits together; `--json` has every pair.
+
     Example: roikit leaks --eval vg@test --train coco@train --save alike.html
     """
     from roikit import render
@@ -94,6 +97,12 @@ def leaks(
     if as_json:
         render.document(found)
     else:
+        is_summed = {row.evaluation for row in found.rows if row.training is None}
+        shown = [
+            row
+            for row in found.rows
+            if row.any or row.training is None or row.evaluation not in is_summed
+        ]
         columns = ("evaluation", "training", "pictures", "same id", "same bytes", "same pixels")
         render.table(
             (*columns, "found", "similar, look at them", "any"),
@@ -102,12 +111,14 @@ def leaks(
                     *(r.evaluation, r.training or "all of them", r.total, r.by_id, r.by_bytes),
                     *(r.by_pixels, r.found, r.similar, r.any),
                 )
-                for r in found.rows
+                for r in shown
             ],
         )
+        if hidden := len(found.rows) - len(shown):
+            render.line(f"{hidden:,} further pairs share nothing")
     if save is not None:
-        shown = write_contact_sheet(shards, found.look_alikes, save, overwrite=overwrite)
-        render.note(f"wrote {save}: {shown:,} of {len(found.look_alikes):,} pairs")
+        drawn = write_contact_sheet(shards, found.look_alikes, save, overwrite=overwrite)
+        render.note(f"wrote {save}: {drawn:,} of {len(found.look_alikes):,} pairs")
     for path in found.lists:
         render.note(f"wrote {path}")
     leaking = sorted({row.evaluation for row in found.rows if row.found})

@@ -70,10 +70,17 @@ def show(
 
     Example: roikit show vcr@train --html sheet.html --where "num_regions > 4"
     """
+    from roikit.page import check_absent
     from shards.selection import check_tasks, choose_samples, named_splits
 
     if rejected and html is None:
         raise UsageError("`--rejected`: lists them on a page, and `--html FILE` is not given")
+    if save is not None:
+        if html is not None:
+            raise UsageError("`--save`: draws one sample's picture, and `--html` is given")
+        if save.suffix.lower() != ".png":
+            raise UsageError(f"`--save {save}`: expected a name that ends in .png")
+        check_absent(save, overwrite=overwrite)
     check_tasks(task or ())
     keys = _keys(names or [])
     if keys:

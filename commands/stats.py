@@ -11,6 +11,8 @@ from roikit.errors import UsageError
 if TYPE_CHECKING:
     from shards.compare import Change, Comparison
 
+_EXAMPLES = 2
+
 
 def stats(
     shards: Shards,
@@ -28,8 +30,13 @@ def stats(
         ),
     ] = None,
     examples: Annotated[
-        int, typer.Option(min=0, help="Changed conversations to print, a task of a split.")
-    ] = 2,
+        int | None,
+        typer.Option(
+            min=0,
+            help="With --compare: changed conversations to print, a task of a split.",
+            show_default=str(_EXAMPLES),
+        ),
+    ] = None,
     html: Annotated[
         Path | None, typer.Option(help="Write a page with tables and plots.", metavar="FILE")
     ] = None,
@@ -45,7 +52,10 @@ def stats(
     if compare is not None:
         if html is not None:
             raise UsageError("`--html`: draws one set of shards, and `--compare` is given")
-        return _compare(shards, names or [], compare, examples, as_json)
+        amount = _EXAMPLES if examples is None else examples
+        return _compare(shards, names or [], compare, amount, as_json)
+    if examples is not None:
+        raise UsageError("`--examples`: prints what `--compare` found, and it is not given")
     from roikit import render
     from roikit.page import write_page
     from shards.stats import stats as count

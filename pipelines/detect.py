@@ -38,7 +38,7 @@ _ABOUT = "roikit.detections"
 class LabelReport:
     """What became of a folder of pictures."""
 
-    out: Path
+    out: Path | None  #: the table; None where no picture could be used, and none was written
     cache: Path
     detector: str
     pictures: int  #: asked for
@@ -166,18 +166,21 @@ def label(
             batch_size=batch_size,
         )
         label_all(job, pictures, workers=workers or os.cpu_count() or 1, progress=progress)
-        counts: Counter[str] = Counter()
-        about = {_ABOUT: msgspec.json.encode(settings).decode()}
-        write_detections(out, _rows(job, pictures, counts), about)
+        used = [picture for picture in pictures if picture.name in job.hashes]
+        num_boxes = {p.name: len(cache.get(job.hashes[p.name]).regions) for p in used}
+        without = [name for name, count in num_boxes.items() if not count]
+        if used:  # an older table is worth more than an empty one
+            about = {_ABOUT: msgspec.json.encode(settings).decode()}
+            write_detections(out, _rows(job, used), about, without_boxes=without)
     return LabelReport(
-        out=out,
+        out=out if used else None,
         cache=cache_path,
         detector=loaded.name,
         pictures=len(pictures),
         labelled=len(job.hashes),
         from_cache=len(job.hashes) - job.num_new,
-        without_boxes=counts["without"],
-        boxes=counts["boxes"],
+        without_boxes=len(without),
+        boxes=sum(num_boxes.values()),
         rejected=dict(sorted(Counter(one.code for one in job.rejections.values()).items())),
         rejections=[job.rejections[name] for name in sorted(job.rejections)],
         seconds=time.monotonic() - started,
@@ -185,7 +188,9 @@ def label(
 
 
 def check_rejections(report: LabelReport, max_rejects: float = DEFAULT_MAX_REJECTS) -> str | None:
-    """Say what is wrong where more than this share of the pictures could not be used."""
+    """Say what is wrong where more than this share of the pictures could not be used, or none."""
+    if report.out is None:
+        return f"none of {report.pictures:,} pictures could be used; no table was written"
     share = len(report.rejections) / report.pictures
     if share <= max_rejects:
         return None
@@ -238,15 +243,9 @@ def _named(settings: _Settings) -> str:
     )
 
 
-def _rows(
-    job: Labelling, pictures: Sequence[PictureFile], counts: "Counter[str]"
-) -> Iterator[DetectedBox]:
+def _rows(job: Labelling, pictures: Sequence[PictureFile]) -> Iterator[DetectedBox]:
     for picture in pictures:
-        if picture.name not in job.hashes:
-            continue
         found = job.cache.get(job.hashes[picture.name])
-        counts["boxes"] += len(found.regions)
-        counts["without"] += not found.regions
         for region in found.regions:
             yield DetectedBox(
                 picture.name,

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pipelines.detect_cache import Detected, DetectionCache
-from pipelines.picture_files import PictureFile
+from pipelines.picture_files import PictureFile, cut_name
 from pipelines.rejections import reject
 from roikit.errors import CorruptSampleError, RoikitError
 from roikit.images import decode_rgb, is_complete, read_header
@@ -53,7 +53,7 @@ class Labelling:
         # Bytes that are no UTF-8 stand in a name as half characters, which nothing can write.
         name = picture.name.encode("utf-8", "backslashreplace").decode()
         self.rejections[picture.name] = reject(code, message, file=name, record="")
-        log.warning("%s", printable(f"{name}: {code}: {message}"))
+        log.warning("%s", printable(f"{cut_name(name)}: {code}: {message}"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -149,7 +149,9 @@ def _load(job: Labelling, picture: PictureFile, *, with_pixels: bool = False) ->
     except UnicodeEncodeError:
         raise _UnusableError("E_IMAGE_UNREADABLE", "its name is not UTF-8") from None
     except FileNotFoundError:
-        raise _UnusableError("E_IMAGE_MISSING", f"no such file: `{picture.path}`") from None
+        raise _UnusableError(
+            "E_IMAGE_MISSING", f"no such file: `{cut_name(str(picture.path))}`"
+        ) from None
     except (OSError, ValueError) as error:  # a name with a zero byte in it is a ValueError
         reason = getattr(error, "strerror", None) or error
         raise _UnusableError("E_IMAGE_UNREADABLE", f"cannot be read: {reason}") from None

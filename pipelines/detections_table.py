@@ -7,12 +7,13 @@ the same size, and its boxes keep the order of the file.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import astuple, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -42,6 +43,7 @@ SCHEMA = pa.schema(
 _TEXTS = ("image", "label")
 _NUMBERS = ("x1", "y1", "x2", "y2", "score", "width", "height")
 _BATCH_ROWS = 1 << 16
+_WITHOUT_BOXES = "roikit.without_boxes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,11 @@ class DetectedBox:
 
 
 def write_detections(
-    path: Path, boxes: Iterable[DetectedBox], about: Mapping[str, str] | None = None
+    path: Path,
+    boxes: Iterable[DetectedBox],
+    about: Mapping[str, str] | None = None,
+    *,
+    without_boxes: Sequence[str] = (),
 ) -> None:
     """Write a table of detections; the file appears whole or not at all.
 
@@ -69,9 +75,13 @@ def write_detections(
         path: of the file; one that is there is replaced.
         boxes: any number, also none; taken one after the other.
         about: what made the boxes, kept in the file's metadata.
+        without_boxes: names of pictures that were looked at and have no row, kept there too.
     """
     following = iter(boxes)
-    schema = SCHEMA.with_metadata(dict(about)) if about else SCHEMA
+    metadata = dict(about or {})
+    if without_boxes:
+        metadata[_WITHOUT_BOXES] = msgspec.json.encode(without_boxes).decode()
+    schema = SCHEMA.with_metadata(metadata) if metadata else SCHEMA
     with replacing(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
         while rows := [astuple(box) for box in islice(following, _BATCH_ROWS)]:
             columns = zip(*rows, strict=True)
@@ -92,8 +102,13 @@ def read_about(path: Path) -> dict[str, str] | None:
 
 
 def read_names(path: Path) -> set[str]:
-    """Return the names of the pictures in a table that `write_detections` made."""
-    return set(pq.read_table(path, columns=["image"])["image"].unique().to_pylist())
+    """Return the names of all pictures that a table of `write_detections` speaks of.
+
+    Those without boxes are among them, as far as it was told of them.
+    """
+    without = (read_about(path) or {}).get(_WITHOUT_BOXES, "[]")
+    with_boxes = pq.read_table(path, columns=["image"])["image"].unique().to_pylist()
+    return {*with_boxes, *msgspec.json.decode(without, type=list[str])}
 
 
 def read_detection_table(path: Path, table: ClassTable | None, wanted: Set[str]) -> Detections:

@@ -37,7 +37,7 @@ from pipelines.draft import (
     SplitRecords,
 )
 from pipelines.images import ImageRoots, image_roots, safe_name
-from pipelines.llava_boxes import Boxes, name_classes, pack_boxes, place_boxes
+from pipelines.llava_boxes import MIN_SCORE, Boxes, name_classes, pack_boxes, place_boxes
 from pipelines.rejections import reject
 from pipelines.source import missing_files, relative_name, require_folder
 from pipelines.spoken_names import Lexicon, Utterance, with_mentions
@@ -262,6 +262,12 @@ def _tell_found(
     detections: Detections,
     groups: dict[int, list[tuple[str, int, memoryview]]],
 ) -> None:
+    if not detections.num_images and not detections.strays:
+        raise UsageError(
+            f"`{file.path}`: expected boxes of LLaVA's photographs, found no box at all",
+            hint=f"boxes with scores above {MIN_SCORE:g} are taken: make the table with a lower "
+            "`roikit label --threshold` or another detector, or leave `--detections` out",
+        )
     if groups and not detections.found and not detections.rejections:
         raise UsageError(
             f"`{file.path}`: expected boxes of LLaVA's photographs, found "

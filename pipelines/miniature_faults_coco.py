@@ -26,6 +26,7 @@ def plant_in_coco(world: Path) -> list[Planted]:
     number = ground.new_id()
     unsafe = table["images"][0] | {"id": number, "file_name": "../../outside.jpg"}
     _add_image(ground, _INSTANCES, table, "E_NAME_UNSAFE", "a path out of the folder", unsafe)
+    _plant_for_options(ground, table)
     ground.write_json(_INSTANCES, table)
     captions = ground.read_json(_CAPTIONS)
     said = captions["annotations"]
@@ -90,13 +91,36 @@ def _plant_boxes(ground: Ground, file: str, table: dict[str, Any]) -> None:
     _add_box(ground, file, table, "E_FIELD_MISSING", "a box without a category", incomplete)
 
 
+def _plant_for_options(ground: Ground, table: dict[str, Any]) -> None:
+    """Add what is bad with an option of `roikit convert`, and good without it."""
+    good = table["annotations"][0]
+    for code, what, segmentation in (
+        ("E_MASK_INVALID", "an outline of two corners", [[10, 10, 20, 20]]),
+        ("E_MASK_SIZE", "runs of another picture's size", {"size": [7, 9], "counts": [0, 63]}),
+    ):
+        box = good | {"segmentation": segmentation}
+        _add_box(ground, _INSTANCES, table, code, what, box, option="--masks")
+    image = _renamed(table["images"][0], ground.new_id())
+    picture = ground.folder / _path(table["images"][0], ground)
+    ground.damage_picture(picture, ground.folder / _path(image, ground))
+    code, what, option = "E_IMAGE_UNDECODABLE", "a picture that misses pixels", "--decode-images"
+    _add_image(ground, _INSTANCES, table, code, what, image, option=option)
+
+
 def _add_box(
-    ground: Ground, file: str, table: dict[str, Any], code: str, what: str, box: dict[str, Any]
+    ground: Ground,
+    file: str,
+    table: dict[str, Any],
+    code: str,
+    what: str,
+    box: dict[str, Any],
+    *,
+    option: str | None = None,
 ) -> None:
     good = table["annotations"][0]
     if box["id"] == good["id"] and code != "E_RECORD_DUPLICATE":
         box = box | {"id": ground.new_id()}
-    ground.note(code, file, f"annotations[{len(table['annotations'])}]", what)
+    ground.note(code, file, f"annotations[{len(table['annotations'])}]", what, option=option)
     table["annotations"].append(box)
 
 
@@ -135,8 +159,9 @@ def _add_image(
     image: dict[str, Any],
     *,
     has_box: bool = True,
+    option: str | None = None,
 ) -> None:
-    ground.note(code, file, f"images[{len(table['images'])}]", what)
+    ground.note(code, file, f"images[{len(table['images'])}]", what, option=option)
     table["images"].append(image)
     if has_box:
         changes = {"id": ground.new_id(), "image_id": image["id"]}

@@ -17,7 +17,7 @@ from pipelines.miniature_files import link
 _TOO_SHORT = 0.6  #: of a picture's bytes are left of one that is cut off
 
 
-class Planted(msgspec.Struct, frozen=True, kw_only=True):
+class Planted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One planted fault."""
 
     dataset: str  #: as `roikit convert` names it
@@ -27,6 +27,7 @@ class Planted(msgspec.Struct, frozen=True, kw_only=True):
     record: str  #: the place in the file, as the rejection names it
     code: str
     what: str  #: in words
+    option: str | None = None  #: of `roikit convert`, without which it is no fault
 
 
 class Ground:
@@ -56,7 +57,9 @@ class Ground:
         self._next_id += 1
         return self._next_id - 1
 
-    def note(self, code: str, file: str, record: str, what: str) -> None:
+    def note(
+        self, code: str, file: str, record: str, what: str, *, option: str | None = None
+    ) -> None:
         """Note a fault that was planted."""
         self.planted.append(
             Planted(
@@ -67,6 +70,7 @@ class Ground:
                 record=record,
                 code=code,
                 what=what,
+                option=option,
             )
         )
 
@@ -102,6 +106,11 @@ class Ground:
         data = picture.read_bytes()
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(data[: int(len(data) * _TOO_SHORT)])
+
+    def damage_picture(self, picture: Path, target: Path) -> None:
+        """Write a picture whose header and end are right, with pixels missing between them."""
+        self.cut_picture(picture, target)
+        target.write_bytes(target.read_bytes() + b"\xff\xd9")
 
     def break_picture(self, target: Path) -> None:
         """Write what a server says instead of a picture."""

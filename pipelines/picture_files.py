@@ -1,7 +1,7 @@
 """Find the pictures that a command shall go through: below a folder, or named in a list.
 
 In: a folder, a text file with a path a line, or one picture. Out: names and paths in the order of
-the names. Nothing is opened but the list.
+the names. Nothing is opened but the list; of its files one must be there.
 """
 
 import os
@@ -12,6 +12,9 @@ from roikit.errors import UsageError
 
 #: Endings that are taken for pictures below a folder; what they hold is seen when they are read.
 _SUFFIXES = frozenset([".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"])
+#: Longer lines are no paths (Linux allows 4,096 bytes), but a wrong file's content.
+_MAX_LINE_BYTES = 4096
+_SHOWN_CHARS = 200
 _WANTED = "expected a folder of pictures, a text file with a path a line, or a picture"
 
 
@@ -32,7 +35,7 @@ def find_pictures(source: Path) -> list[PictureFile]:
             folder, blank lines and repetitions skipped; or a picture.
 
     Raises:
-        UsageError: none of these, or it holds no picture.
+        UsageError: none of these, it holds no picture, or a list of which no file is there.
     """
     if source.is_dir():
         found = _below(source)
@@ -72,5 +75,29 @@ def _listed(source: Path) -> list[PictureFile]:
     except (UnicodeDecodeError, OSError) as error:
         reason = "text that is not UTF-8" if isinstance(error, UnicodeDecodeError) else error
         raise UsageError(f"`{source}`: {_WANTED}, found {reason}") from error
+    for number, line in enumerate(lines, start=1):
+        length = len(line.encode())
+        if length > _MAX_LINE_BYTES:
+            found_in = f"found {length:,} bytes in line {number}, too many for a path"
+            raise UsageError(f"`{source}`: {_WANTED}, {found_in}")
     names = dict.fromkeys(line.strip() for line in lines)
-    return [PictureFile(name, source.parent / name) for name in names if name]
+    found = [PictureFile(name, source.parent / name) for name in names if name]
+    if found and not any(_is_there(picture.path) for picture in found):
+        raise UsageError(
+            f"`{source}`: {_WANTED}, found {len(found):,} lines that name no file, "
+            f"such as `{cut_name(found[0].name)}`",
+            hint="paths in a list are relative to the list's own folder",
+        )
+    return found
+
+
+def cut_name(name: str) -> str:
+    """Return a name as messages show it: of a long one the beginning."""
+    return name if len(name) <= _SHOWN_CHARS else f"{name[:_SHOWN_CHARS]} …"
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long for a name, or a zero byte in it
+        return False

@@ -30,14 +30,23 @@ def write_page(path: Path, page: str, *, overwrite: bool = False) -> None:
     Raises:
         UsageError: something lies there and `overwrite` is false, or it cannot be written.
     """
-    if path.exists() and not overwrite:
-        raise UsageError(f"`{path}`: is there already", hint="give --overwrite to replace it")
+    check_absent(path, overwrite=overwrite)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # A lone surrogate can stand in a source's text and has no UTF-8.
         path.write_bytes(page.encode("utf-8", "replace"))
     except OSError as error:
         raise UsageError(f"`{path}`: cannot be written: {error.strerror}") from error
+
+
+def check_absent(path: Path, *, overwrite: bool) -> None:
+    """Refuse a name that is taken.
+
+    Raises:
+        UsageError: something lies there and `overwrite` is false.
+    """
+    if path.exists() and not overwrite:
+        raise UsageError(f"`{path}`: is there already", hint="give --overwrite to replace it")
 
 
 @functools.cache

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from roikit.errors import UsageError
 from shards.fingerprints import ProgressCall, compute_fingerprints
 from shards.identity import (
     Comparison,
@@ -84,9 +85,14 @@ def find_leaks(
         progress: told of the hashing, then of the comparing.
 
     Raises:
-        UsageError: a split is not committed, or another list stands where one is to be written.
+        UsageError: a split is not committed, only a split and itself are to be compared, or another
+            list stands where one is to be written.
         CorruptSampleError: a shard is damaged.
     """
+    if {*evaluations, *training} == {*evaluations[:1]}:
+        raise UsageError(
+            f"nothing to compare: `{_spelt(evaluations[0])}` is the only split on both sides"
+        )
     hashed = 0
     if with_pixels:
         every = list(dict.fromkeys([*evaluations, *training]))

@@ -19,7 +19,7 @@ import duckdb
 import msgspec
 import pyarrow as pa
 
-from roikit.errors import RoikitError, UsageError
+from roikit.errors import CorruptSampleError, RoikitError, UsageError
 from shards import sidecar
 from shards.atomic import locked, put_in_place, temporary_files, temporary_path
 from shards.commit import DatasetInfo, list_readable, load_dataset, rebuild_index
@@ -129,7 +129,12 @@ def rebuild(root: Path | str) -> Path:
             hint="`roikit convert` makes one",
         )
     for info in datasets:
-        rebuild_index(root, info.dataset, info.split)
+        try:
+            rebuild_index(root, info.dataset, info.split)
+        except CorruptSampleError as error:
+            name = f"`{info.dataset}@{info.split}`"
+            hint = f"run the `roikit convert` again that made {name}: it makes what is missing"
+            raise CorruptSampleError(str(error), hint=hint) from error
     path = manifest_path(root)
     with _replacing(path) as temporary:
         _write(temporary, Path(root), datasets)
@@ -249,6 +254,13 @@ def _has_our_columns(path: Path) -> bool:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    try:
+        path.open("rb").close()
+    except OSError as error:  # the file may be as good as ever
+        raise UsageError(
+            f"{path}: this manifest cannot be opened: {error.strerror}",
+            hint="see to its permissions" if isinstance(error, PermissionError) else None,
+        ) from error
     try:
         with duckdb.connect(str(path), read_only=True) as connection:
             yield connection

@@ -173,7 +173,12 @@ def _check_shard(folder: Path, info: DatasetInfo, entry: ShardEntry) -> list[Pro
                 message = f"expected {entry.tar_bytes} bytes, found {length}"
                 problems.append(Problem(path=tar_path, message=message))
             leaves: list[bytes] = []
-            for row, said in zip(rows, nested, strict=True):
+            for i, (row, said) in enumerate(zip(rows, nested, strict=True)):
+                if length < min(entry.tar_bytes, row["json_offset"] + padded(row["json_length"])):
+                    # Nothing that could be said of what is gone would help.
+                    lost = f"ends before sample `{row['key']}` does: {len(rows) - i:,} of "
+                    message = f"{lost}{len(rows):,} samples are lost"
+                    return [*problems, Problem(path=tar_path, message=message)]
                 found = _check_sample(file, info, row, said, leaves)
                 problems += [Problem(path=tar_path, message=message) for message in found]
             if file.read().strip(b"\0"):

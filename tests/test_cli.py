@@ -530,6 +530,14 @@ def test_what_full_scale_has_no_use_for_is_refused(option: tuple[str, ...], tmp_
     assert not list(tmp_path.iterdir())
 
 
+def test_the_help_says_what_full_scale_writes_and_refuses(tmp_path: Path) -> None:
+    from pipelines.full_scale import DATASETS
+
+    said = " ".join(roikit("miniature", "--help", cwd=tmp_path).stdout.replace("│", " ").split())
+    *others, last = DATASETS
+    assert f"{', '.join(others)} and {last}; takes no --images, --faults or --workers" in said
+
+
 def test_a_tree_of_official_size_is_found_by_its_mark(tmp_path: Path) -> None:
     mark = {"synthetic": True, "version": 1, "seed": 0, "images": 3, "records": 4, "file_bytes": 5}
     (tmp_path / "full" / "vcr").mkdir(parents=True)

@@ -33,7 +33,7 @@ class ExportedSplit:
     dataset: str
     split: str
     merkle_root: str  #: names the split's content
-    file: str  #: what to open, relative to the folder
+    file: str | None  #: what to open, relative to the folder; None where nothing was left to write
     samples: int
     records: int  #: annotations, conversations or samples: what the form counts
     left_out: Mapping[str, int]  #: what the form has no place for, by reason

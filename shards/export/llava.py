@@ -1,9 +1,9 @@
 """Splits as LLaVA's JSON: dialogues with the picture's token first and boxes written as numbers.
 
-`OUT/<dataset>-<split>.json` for each split, a list of `{id, image, conversations}` whose turns are
-`{from, value}`, read one sample at a time; pictures in `OUT/images/`. A region's first mention is
-its name and its box, `region1 [0.1, 0.2, 0.5, 0.9]`, later ones its name alone, as in roikit's own
-prompts.
+`OUT/<dataset>-<split>.json` for each split that has any, a list of `{id, image, conversations}`
+whose turns are `{from, value}`, read one sample at a time; pictures in `OUT/images/`. A region's
+first mention is its name and its box, `region1 [0.1, 0.2, 0.5, 0.9]`, later ones its name alone, as
+in roikit's own prompts.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -90,12 +90,14 @@ def export_llava(
                     done += 1
                     progress(done, total)
                 file.write(b"\n]\n")
+            if not num_records:
+                (folder / name).unlink()
             exported.append(
                 ExportedSplit(
                     dataset=info.dataset,
                     split=info.split,
                     merkle_root=info.merkle_root,
-                    file=name,
+                    file=name if num_records else None,
                     samples=num_images,
                     records=num_records,
                     left_out=left_out,

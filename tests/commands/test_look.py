@@ -99,6 +99,34 @@ def test_show_takes_several_keys_or_draws_one_sample(
     assert json.loads(capsys.readouterr().out)["dataset"] == "vg"
 
 
+def test_show_replaces_a_picture_on_request_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "mine.png"
+    picture.write_bytes(b"mine")
+    arguments = ["show", "vg-val-000000000", "--save", str(picture)]
+    assert run(monkeypatch, *arguments) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert picture.read_bytes() == b"mine"
+    assert run(monkeypatch, *arguments, "--overwrite") == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_leaks_prints_what_is_found_and_counts_the_rest(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["leaks", "--no-pixels"]
+    assert run(monkeypatch, *arguments, "--json") == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    evaluations = {row["evaluation"] for row in rows}
+    assert len(rows) == 3 * len(evaluations) and not any(row["any"] for row in rows)
+    assert run(monkeypatch, *arguments) == 0
+    _, *lines, last = capsys.readouterr().out.splitlines()
+    assert {line.split()[0] for line in lines} == evaluations
+    assert len(lines) == len(evaluations) and all("all of them" in line for line in lines)
+    assert last == f"{2 * len(evaluations)} further pairs share nothing"
+
+
 @pytest.mark.parametrize("form", ["coco", "llava", "energon"])
 def test_export_says_what_it_wrote(
     form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -127,6 +155,10 @@ def test_export_says_what_it_wrote(
         (["show", "vg", "--where", "num_regionz > 1"], "`--where`: Binder Error"),
         (["show", "vg", "--task", "captions"], "`captions`: expected a task"),
         (["show", "vg", "--limit", "2", "--save", "x.png"], "`--save`: takes one sample"),
+        (["show", "vg", "--html", "x.html", "--save", "x.png"], "`--html` is given"),
+        (["show", "vg", "--save", "x.txt"], "`--save x.txt`: expected a name that ends in .png"),
+        (["stats", "--examples", "1"], "`--examples`: prints what `--compare` found"),
+        (["leaks", "--eval", "vg@val", "--train", "vg@val"], "nothing to compare: `vg@val`"),
         (["export", "coco", "nothing", "--out", "x"], "no `nothing` is committed"),
     ],
 )

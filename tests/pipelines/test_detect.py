@@ -176,6 +176,55 @@ def test_pictures_may_be_added_but_not_be_lost(tree: Any, make_detector: MakeDet
     assert run(tree, detector, overwrite=True).labelled == 10
 
 
+def test_pictures_without_boxes_may_not_be_lost_either(
+    tree: Any, make_detector: MakeDetector
+) -> None:
+    fill(tree, 4)
+    detector = make_detector(box=LEFT_TOP)
+    first = run(tree, detector, threshold=0.99)
+    assert (first.boxes, first.without_boxes) == (0, 4)
+    tree.put("list.txt", b"001.jpg\n000.jpg\n")
+    with pytest.raises(UsageError, match=r"boxes of 3 pictures .* such as `002.jpg`"):
+        label(tree.root / "list.txt", str(detector), out=first.out, threshold=0.99)
+
+
+def test_a_long_name_is_cut_where_it_is_said(
+    tree: Any, make_detector: MakeDetector, caplog: pytest.LogCaptureFixture
+) -> None:
+    tree.picture("a.jpg", 80, 40)
+    tree.put("list.txt", b"a.jpg\n" + b"x/" * 1500)
+    report = label(tree.root / "list.txt", str(make_detector(box=LEFT_TOP)))
+    assert report.rejected == {"E_IMAGE_MISSING": 1}
+    (said,) = [r.getMessage() for r in caplog.records if r.name.startswith("pipelines")]
+    assert len(said) < 600
+
+
+def test_where_no_picture_can_be_used_an_older_table_stays(
+    tree: Any, make_detector: MakeDetector, monkeypatch: Any, capsys: Any
+) -> None:
+    fill(tree, 2)
+    detector = make_detector(box=LEFT_TOP)
+    older = run(tree, detector).out
+    before = older.read_bytes()
+    tree.put("bad/bad.jpg", b"no picture")
+    arguments = ["label", str(tree.root / "bad"), "--detector", str(detector)]
+    arguments += ["--out", str(older), "--overwrite", "--max-rejects", "1"]
+    code, report, lines = command(monkeypatch, capsys, *arguments)
+    assert (code, report["out"], report["labelled"]) == (3, None, 0)
+    assert lines == ["error: none of 1 pictures could be used; no table was written"]
+    assert older.read_bytes() == before
+
+
+def test_a_table_without_boxes_is_announced(
+    tree: Any, make_detector: MakeDetector, monkeypatch: Any, capsys: Any
+) -> None:
+    fill(tree, 2)
+    arguments = ["label", str(tree.root), "--detector", str(make_detector(box=LEFT_TOP))]
+    code, report, lines = command(monkeypatch, capsys, *arguments, "--threshold", "0.99")
+    assert (code, report["boxes"]) == (0, 0)
+    assert lines == [f"wrote {report['out']}; no picture has a box above the threshold"]
+
+
 @pytest.mark.parametrize("change", ["threshold", "max_boxes", "weights", "dtype"])
 def test_other_settings_are_not_mixed_with_what_was_found_before(
     tree: Any, make_detector: MakeDetector, tmp_path: Path, monkeypatch: Any, change: str

@@ -339,6 +339,16 @@ def test_faithful_brings_back_names_and_boxes_of_the_reference(given: Given) -> 
     assert [r.label for r in given.sample("coco:5").regions] == ["shawl"] * 10
 
 
+def test_a_file_without_any_box_is_refused_and_says_so(given: Given) -> None:
+    given.records(record(9, "a", "b"))
+    table = given.tree.root / "../boxes.parquet"
+    write_detections(table, [])
+    given.tree.json("boxes.json", [])
+    for path in (table, given.tree.root / "boxes.json"):
+        with pytest.raises(UsageError, match="found no box at all"):
+            given.convert(SourceOptions(detections=path))
+
+
 def test_boxes_of_a_picture_of_another_shape_cost_only_themselves(given: Given) -> None:
     table = given.tree.root / "../boxes.parquet"
     box = DetectedBox("000000000009.jpg", 1, 1, 40, 40, 100, 100, 0.9, "dog", "d")

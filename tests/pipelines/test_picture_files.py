@@ -30,6 +30,7 @@ def test_a_list_names_paths_beside_itself(tree: Any, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere.png"
     listed = f"\ufeffb.jpg\r\n\n  a/z.png \nb.jpg\n{elsewhere}\n"
     tree.put("list.txt", listed.encode())
+    tree.put("b.jpg", b"")
     found = find_pictures(tree.root / "list.txt")
     assert [picture.path for picture in found] == [
         elsewhere,
@@ -50,6 +51,13 @@ def test_a_picture_stands_for_itself(tree: Any) -> None:
         ("none", None, "found nothing there"),
         ("empty.txt", b"\n\n", "expected pictures, found no file named in it"),
         ("binary.txt", b"\xff\xd8\xff\xe0", "found text that is not UTF-8"),
+        (
+            "names.txt",
+            b"gone.jpg\nlost.jpg\n",
+            "found 2 lines that name no file, such as `gone.jpg`",
+        ),
+        ("words.txt", b"x" * 3000, r"found 1 lines that name no file, such as `x{200} …`"),
+        ("records.json", b"[]\n" + b"y" * 4097, "found 4,097 bytes in line 2, too many for a path"),
         (".", None, r"expected pictures, found no file with \.bmp"),
     ],
 )
@@ -59,5 +67,6 @@ def test_what_holds_no_picture_is_refused(
     tree.put("notes.md", b"")
     if data is not None:
         tree.put(name, data)
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=said) as refused:
         find_pictures(tree.root / name)
+    assert len(str(refused.value)) < 600

@@ -1,9 +1,11 @@
+import errno
 import shutil
+from pathlib import Path
 
 import duckdb
 import pytest
 
-from roikit.errors import UsageError
+from roikit.errors import CorruptSampleError, UsageError
 from shards import manifest
 from shards.commit import RunInfo, SourceFile, commit_dataset
 from shards.read import open_split
@@ -150,6 +152,36 @@ def test_a_rebuild_makes_lost_indexes_again(tmp_path, make_split):
     manifest.rebuild(tmp_path)
     assert path.read_bytes() == before
     assert len(open_split(tmp_path, "made", "train")) == 7
+
+
+def test_a_rebuild_says_how_a_lost_sidecar_is_made_again(tmp_path, make_split):
+    make_split(tmp_path)
+    next((tmp_path / "made" / "train").glob("*.parquet")).unlink()
+    with pytest.raises(CorruptSampleError, match="cannot read this sidecar") as error:
+        manifest.rebuild(tmp_path)
+    assert "`roikit convert` again that made `made@train`" in error.value.hint
+
+
+def test_a_manifest_that_may_not_be_read_is_not_called_damaged(tmp_path, make_split, monkeypatch):
+    make_split(tmp_path)
+    path = manifest.rebuild(tmp_path)
+
+    really_open = Path.open
+
+    def refuse(opened, *args, **options):
+        if opened == path:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return really_open(opened, *args, **options)
+
+    with monkeypatch.context() as patched, pytest.raises(UsageError) as error:
+        patched.setattr(Path, "open", refuse)
+        manifest.connect(tmp_path)
+    assert str(error.value) == f"{path}: this manifest cannot be opened: Permission denied"
+    assert "permissions" in error.value.hint
+    path.write_bytes(b"no database")
+    with pytest.raises(UsageError, match="cannot read this manifest") as error:
+        manifest.connect(tmp_path)
+    assert "manifest rebuild" in error.value.hint
 
 
 def test_an_empty_folder_is_refused(tmp_path):

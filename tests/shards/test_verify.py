@@ -4,6 +4,7 @@ import pyarrow.ipc
 import pytest
 
 from roikit.errors import UsageError
+from shards.sidecar import read_rows
 from shards.verify import verify
 
 
@@ -51,10 +52,15 @@ def test_a_changed_byte_anywhere_in_a_shard_is_found(tmp_path, folder):
 def test_truncated_missing_and_swapped_shards_are_found(tmp_path, folder):
     first, second = folder / "made-train-000000.tar", folder / "made-train-000001.tar"
     whole = first.read_bytes()
-    first.write_bytes(whole[:5000])
-    found = problems(tmp_path)
-    assert f"{first}: expected {len(whole)} bytes, found 5000" in found
-    assert any("the shard ends before it does" in line for line in found)
+    rows = read_rows(first.with_suffix(".parquet"), ("key", "image_offset")).to_pylist()
+    cut = rows[1]["image_offset"] + 10
+    first.write_bytes(whole[:cut])
+    assert problems(tmp_path) == [
+        f"{first}: expected {len(whole)} bytes, found {cut}",
+        f"{first}: ends before sample `{rows[1]['key']}` does: 3 of 4 samples are lost",
+    ]
+    first.write_bytes(whole[:-512])  # of the archive's end alone
+    assert problems(tmp_path) == [f"{first}: expected {len(whole)} bytes, found {len(whole) - 512}"]
     first.unlink()
     assert any(line.startswith(f"{first}: cannot read") for line in problems(tmp_path))
     shutil.copy(second, first)

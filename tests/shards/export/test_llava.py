@@ -87,5 +87,5 @@ def test_what_is_left_out_is_counted(tmp_path: Path, put_split: Callable[..., No
     put_split(root, "train", [[]], [dialogue("Hm?", task="choice", choice=asked)])
     report = export_llava(root, named_splits(root), tmp_path / "out")
     assert report.splits[0].left_out == {"task choice": 1}
-    assert json.loads((tmp_path / "out/made-train.json").read_text()) == []
-    assert not (tmp_path / "out/images").exists()
+    assert report.splits[0].file is None
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["export.json"]
