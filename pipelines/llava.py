@@ -22,7 +22,7 @@ import msgspec
 
 from pipelines.annotations import decode_record, read_list
 from pipelines.class_names import ObjectClass
-from pipelines.coco_names import photograph_id
+from pipelines.coco_names import photograph_id, photograph_places
 from pipelines.detection_files import DetectionFile, open_detections, read_detections
 from pipelines.detections import Detections
 from pipelines.draft import (
@@ -111,7 +111,8 @@ def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOption
     detections = None
     if options.detections is not None:
         detections = open_detections(options.detections, options.categories)
-    roots = image_roots((source, source / "images", source / "coco"), extra_roots)
+    own = (source, source / "images", source / "coco")
+    roots = image_roots(own, extra_roots, photograph_places(source))
     reads = {"train": files, "train80k": [source / _SUBSET]}
     splits: dict[str, Callable[[], SplitRecords]] = {
         name: partial(_read, source, paths, detections, options.faithful, roots)

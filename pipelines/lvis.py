@@ -10,6 +10,7 @@ Source: lvisdataset.org; Gupta et al., arXiv 1908.03195.
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipelines.coco_names import photograph_places
 from pipelines.draft import DatasetSpec, Licence, OfficialCounts, OpenSource, SourceOptions
 from pipelines.images import image_roots
 from pipelines.lvis_form import FOLDERS, build, find_splits, v05_refused
@@ -36,7 +37,7 @@ def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOption
         UsageError: no such folder, none of the files in it, or only those of v0.5.
     """
     require_folder(source, SPEC.title, _EXPECTS)
-    roots = image_roots((source, source / "images"), extra_roots)
+    roots = image_roots((source, source / "images"), extra_roots, photograph_places(source))
     splits = find_splits(source, _FILES, roots, with_masks=options.masks)
     if not splits:
         for folder in (source, source / "annotations"):

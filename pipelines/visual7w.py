@@ -47,7 +47,7 @@ from pipelines.visual7w_read import (
     Question,
     read_split,
 )
-from pipelines.visual_genome_images import IMAGES_NAME
+from pipelines.visual_genome_images import IMAGES_NAME, find_versioned
 from roikit.mentions import escape, mention
 from roikit.sample import Choice, Conversation, Region, Rejection, Source, Turn
 
@@ -85,7 +85,7 @@ def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOption
             for name in _GROUNDINGS
             if (path := _first(source, (name, f"{_GROUNDINGS_FOLDER}/{name}"))) is not None
         ),
-        vg_images=_first(source, (IMAGES_NAME,)),
+        vg_images=find_versioned(source, IMAGES_NAME),
     )
     if files.telling is None and files.pointing is None:
         raise missing_files(source, SPEC.title, _EXPECTS)
