@@ -22,6 +22,7 @@ from pipelines.annotations import Int64, Raw, clean_text, decode_record, read_ta
 from pipelines.coco_form import (
     Box,
     Gathered,
+    PublishedCategories,
     add_boxes,
     add_category_conversation,
     add_images,
@@ -120,6 +121,7 @@ def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOption
     """
     require_folder(source, SPEC.title, _EXPECTS)
     roots = image_roots((source, source / "images"), extra_roots)
+    categories = PublishedCategories(title=SPEC.title, count=80, max_id=90)
     splits = {}
     official = {}
     on_request = []
@@ -131,16 +133,17 @@ def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOption
             captions = _find_file(source, f"captions_{cut}.json")
             if not instances.is_file() and not captions.is_file():
                 continue
-            for path in (instances, captions):
-                if not path.is_file():
-                    log.warning("%s is not there: %s goes without it", path, part)
             has_2017 |= year == "2017"
             name = cut if has_2017 and year == "2014" else part
             if name != part:
                 on_request.append(name)
+            for path in (instances, captions):
+                if not path.is_file():
+                    log.warning("%s is not there: %s goes without it", path, name)
             splits[name] = partial(
-                _read, source, instances, captions, cut, roots, with_masks=options.masks
-            )
+                _read, source, instances, captions, cut, roots, categories,
+                with_masks=options.masks,
+            )  # fmt: skip
             official[name] = _official(cut, instances.is_file(), captions.is_file())
     if not splits:
         raise missing_files(source, SPEC.title, _EXPECTS)
@@ -155,8 +158,8 @@ def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOption
 
 def _find_file(source: Path, name: str) -> Path:
     """Return where a file lies; where it is missing, where it is expected."""
-    places = (source / "annotations" / name, source / name)
-    return next((path for path in places if path.is_file()), places[0])
+    folders = [folder for folder in (source / "annotations", source) if folder.is_dir()]
+    return next((f / name for f in folders if (f / name).is_file()), folders[0] / name)
 
 
 def _official(cut: str, has_boxes: bool, has_captions: bool) -> OfficialCounts:
@@ -210,6 +213,7 @@ def _read(
     captions: Path,
     folder: str,
     roots: ImageRoots,
+    categories: PublishedCategories,
     *,
     with_masks: bool,
 ) -> SplitRecords:
@@ -229,6 +233,7 @@ def _read(
     if instances in tables:
         name = relative_name(instances, source)
         labels = read_categories(tables[instances]["categories"], name, strays)
+        categories.check(labels, name)
         raws = tables[instances]["annotations"]
         add_boxes(raws, labels, name, gathered, strays, with_masks=with_masks)
     if captions in tables:

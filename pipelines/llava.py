@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 _WHOLE = "llava_instruct_150k.json"
 _PARTS = ("conversation_58k.json", "detail_23k.json", "complex_reasoning_77k.json")
 _SUBSET = "llava_instruct_80k.json"
-_EXPECTS = (_WHOLE, "train2017/")
+_EXPECTS = (_WHOLE, f"or {_PARTS[0]}", *_PARTS[1:], f"or {_SUBSET}", "train2017/")
 
 #: As published; a record is a dialogue. The parts' counts, as commonly cited, do not add up to it.
 _OFFICIAL = {"train": OfficialCounts(images=81_479, records=157_712)}
@@ -120,7 +120,7 @@ def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOption
         if paths and paths[0].is_file()
     }
     if not splits:
-        raise missing_files(source, SPEC.title, (_WHOLE, *_PARTS))
+        raise missing_files(source, SPEC.title, _EXPECTS)
     on_request = ("train80k",) if "train" in splits else ()
     return OpenSource(
         folder=source,

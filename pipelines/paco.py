@@ -56,7 +56,8 @@ SPEC = DatasetSpec(
     # Source: the dataset's own repository. GPT4RoI does not use it.
     stage="evaluation",
     licence=Licence(
-        annotations="as PACO's repository says", pictures="COCO's, a Flickr licence each"
+        annotations="none stated; see facebookresearch/paco, whose code is MIT",
+        pictures="COCO's, a Flickr licence each",
     ),
     registration=None,
     published=_OFFICIAL,

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pipelines.draft import OfficialCounts
 from roikit.errors import ChecksFailedError
 
 log = logging.getLogger(__name__)
@@ -50,16 +51,9 @@ class SplitReport:
     @property
     def count_differences(self) -> list[str]:
         """How the counts found differ from the published ones; empty where they agree."""
-        pairs = (
-            ("images", self.images_found, self.official_images),
-            ("records", self.records_found, self.official_records),
-        )
-        return [
-            f"{self.dataset} {self.split}: {found:,} {what}, published {official:,}"
-            f" ({found - official:+,})"
-            for what, found, official in pairs
-            if official is not None and found != official
-        ]
+        found = (self.images_found, self.records_found)
+        official = OfficialCounts(images=self.official_images, records=self.official_records)
+        return _differences(f"{self.dataset} {self.split}", found, official)
 
     @property
     def faults(self) -> int:
@@ -127,22 +121,45 @@ def check_faults(reports: list[SplitReport], max_rejects: float) -> None:
     )
 
 
-def check_counts(reports: list[SplitReport]) -> None:
-    """Fail where a split's counts differ from the published ones; say so where none are known.
+def sum_differences(reports: list[SplitReport], official: OfficialCounts | None) -> list[str]:
+    """How the splits' counts together differ from the published sum, where there is one."""
+    if official is None:
+        return []
+    names = f"{reports[0].dataset} {' + '.join(report.split for report in reports)}"
+    found = (sum(r.images_found for r in reports), sum(r.records_found for r in reports))
+    return _differences(names, found, official)
+
+
+def check_counts(reports: list[SplitReport], official_sum: OfficialCounts | None = None) -> None:
+    """Fail where counts differ from the published ones; say so where none are known.
+
+    Args:
+        reports: of the splits, each compared with its own counts.
+        official_sum: what all of them together are compared with, where that is known.
 
     Raises:
         CountsDifferError: they differ; it carries all reports.
     """
-    for report in reports:
+    for report in reports if official_sum is None else ():
         if report.official_images is None and report.official_records is None:
             log.warning(
                 "--strict: no published counts of %s %s are known here, nothing was compared",
                 report.dataset, report.split,
             )  # fmt: skip
     differences = [text for report in reports for text in report.count_differences]
+    differences += sum_differences(reports, official_sum)
     if differences:
         raise CountsDifferError(
             f"counts differ from the published ones: {'; '.join(differences)}",
             hint="are all files there, and of the release that docs/datasets.md names?",
             reports=reports,
         )
+
+
+def _differences(name: str, found: tuple[int, int], official: OfficialCounts) -> list[str]:
+    pairs = (("images", found[0], official.images), ("records", found[1], official.records))
+    return [
+        f"{name}: {count:,} {what}, published {published:,} ({count - published:+,})"
+        for what, count, published in pairs
+        if published is not None and count != published
+    ]

@@ -53,10 +53,13 @@ from roikit.sample import Choice, Conversation, Region, Rejection, Source, Turn
 
 log = logging.getLogger(__name__)
 
+_GROUNDINGS_FOLDER = "dataset_v7w_grounding_annotations"
 _EXPECTS = (
     "dataset_v7w_telling.json",
     "dataset_v7w_pointing.json",
-    TELLING_BOXES,
+    f"{_GROUNDINGS_FOLDER}/{TELLING_BOXES}",
+    f"{_GROUNDINGS_FOLDER}/{POINTING_BOXES}",
+    f"or {ALL_BOXES}",
     "images/",
 )
 #: Questions as published: of val firmly, of the others as commonly cited; the sums agree.
@@ -64,7 +67,6 @@ _TELLING = {"train": 69_817, "val": 28_020, "test": 42_031}
 _POINTING = {"train": 93_813, "val": 36_990, "test": 57_265}
 #: Images of telling's questions, as commonly cited. Of both kinds only the total is known (47,300).
 _TELLING_IMAGES = {"train": 14_366, "val": 5_678, "test": 8_609}
-_GROUNDINGS_FOLDER = "dataset_v7w_grounding_annotations"
 #: Names of what the groundings' archive holds, as different readers know them.
 _GROUNDINGS = (TELLING_BOXES, POINTING_BOXES, ALL_BOXES)
 

@@ -66,7 +66,7 @@ _EXPECTS = (
     _REGIONS_NAME,
     IMAGES_NAME,
     _SPLITS_NAME,
-    *(f"GRiT's {name}" for name in visual_genome_grit.FILES.values()),
+    *(f"or GRiT's {name}" for name in visual_genome_grit.FILES.values()),
     *(f"{folder}/" for folder in FOLDERS),
 )
 _SPLITS = ("train", "val", "test")
@@ -91,6 +91,8 @@ _DENSECAP = {
     # What densecap's lists, which share no image, leave of version 1.2's 108,077.
     "unlisted": OfficialCounts(images=108_077 - 87_398),
 }
+#: Of version 1.2 as a whole; the regions as commonly cited.
+_ALL = OfficialCounts(images=108_077, records=5_408_689)
 
 
 def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOptions) -> OpenSource:
@@ -111,15 +113,21 @@ def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOption
         for name in (*_SPLITS, _UNLISTED):
             splits[name] = partial(_read, regions, images, roots, lists, name)
         official = _DENSECAP if lists else {}
+        official_sum = None if lists else _ALL
     else:
-        official = visual_genome_grit.OFFICIAL
+        official, official_sum = visual_genome_grit.OFFICIAL, None
         if options.split_file is not None:
             raise UsageError("`--split-file`: GRiT's files are split already; it is of no use here")
         splits = visual_genome_grit.find_splits(source, images, roots)
     if not splits:
         raise missing_files(source, SPEC.title, _EXPECTS)
     return OpenSource(
-        folder=source, roots=roots, splits=splits, on_request=(_UNLISTED,), official=official
+        folder=source,
+        roots=roots,
+        splits=splits,
+        on_request=(_UNLISTED,),
+        official=official,
+        official_sum=official_sum,
     )
 
 

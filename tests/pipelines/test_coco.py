@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from pipelines.coco_names import CATEGORY_IDS
 from pipelines.draft import SourceOptions
 from pipelines.phrasing import wordings
 from pipelines.reports import CountsDifferError
@@ -212,6 +213,23 @@ def test_each_file_is_looked_for_in_both_places(tree: Any, shards: Any) -> None:
         "instances_val2017.json",
         "annotations/captions_val2017.json",
     ]
+
+
+def test_other_categories_than_the_published_are_one_warning(
+    tree: Any, shards: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = {"images": [image(9)], "annotations": [box(1, 9, [1, 1, 9, 9])]}
+    for part in ("train", "val"):
+        tree.picture(f"{part}2017/000000000009.jpg")
+        tree.json(f"instances_{part}2017.json", table | {"categories": CATEGORIES})
+    convert("coco", tree.root, shards.root)
+    said = "expected COCO's 80 categories with ids up to 90, found 2 with ids up to 10"
+    assert caplog.text.count(said) == 1
+    caplog.clear()
+    official = [{"id": number, "name": name} for name, number in CATEGORY_IDS.items()]
+    tree.json("instances_val2017.json", table | {"categories": official})
+    convert("coco", tree.root, shards.root, splits=["val"], overwrite=True)
+    assert "COCO's 80" not in caplog.text
 
 
 def test_a_picture_of_another_number_is_rejected(tree: Any, shards: Any) -> None:
