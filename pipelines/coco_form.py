@@ -32,15 +32,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(kw_only=True, slots=True)
 class PublishedCategories:
-    """What a dataset's categories are numbered like, so that another list is noticed."""
+    """How many categories a dataset was published with, and their last id."""
 
     title: str
     count: int
     max_id: int
-    was_told: bool = False  #: the splits of a source have the same list: one warning does
+    was_told: bool = False  #: one warning does: all splits have the same list
 
     def check(self, ids: Collection[int], file: str) -> None:
-        """Warn where a file's categories are others; smaller sets of one's own are."""
+        """Warn, once for all splits, where a file's categories are others."""
         last = max(ids, default=0)
         if self.was_told or (len(ids), last) == (self.count, self.max_id):
             return
