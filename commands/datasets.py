@@ -2,7 +2,7 @@
 
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from commands.options import Json, Shards
@@ -35,7 +35,7 @@ def datasets(shards: Shards, as_json: Json = False) -> None:
         (
             one.name,
             stages.get(one.stage, one.stage),
-            _folded(_short_names(one.expects), _FILES_WIDTH),
+            _folded(map(_breakable, _short_names(one.expects)), _FILES_WIDTH, indent="  "),
             _folded(
                 (
                     f"annotations: {one.licence.annotations}",
@@ -91,7 +91,13 @@ def _short_names(names: Sequence[str]) -> list[str]:
     return short
 
 
-def _folded(texts: Sequence[str], width: int, indent: str = "") -> str:
+def _breakable(name: str) -> str:
+    """Let a name that is wider than its column be cut behind an underscore."""
+    cut = name.rfind("_", 0, _FILES_WIDTH) + 1
+    return f"{name[:cut]} {name[cut:]}" if len(name) > _FILES_WIDTH else name
+
+
+def _folded(texts: Iterable[str], width: int, indent: str = "") -> str:
     lines = [
         line
         for text in texts

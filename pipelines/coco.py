@@ -22,6 +22,7 @@ from pipelines.annotations import Int64, Raw, clean_text, decode_record, read_ta
 from pipelines.coco_form import (
     Box,
     Gathered,
+    PublishedCategories,
     add_boxes,
     add_category_conversation,
     add_images,
@@ -31,6 +32,7 @@ from pipelines.coco_form import (
     put,
     read_categories,
 )
+from pipelines.coco_names import photograph_id
 from pipelines.draft import (
     Built,
     DatasetSpec,
@@ -110,34 +112,38 @@ _CAPTIONS = {"train2017": 591_753, "val2017": 25_014, "train2014": 414_113, "val
 def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOptions) -> OpenSource:
     """Find COCO's annotation files below `source`.
 
-    Where both cuts lie there, `train` and `val` are those of 2017, and 2014's are converted on
-    request as `train2014` and `val2014`: they are the same photographs, cut another way.
+    Where anything of 2017 lies there, `train` and `val` are those of 2017, and 2014's are converted
+    on request as `train2014` and `val2014`: they are the same photographs, cut another way, and
+    train2017 holds most of val2014.
 
     Raises:
         UsageError: no such folder, or none of the files in it.
     """
     require_folder(source, SPEC.title, _EXPECTS)
-    folder = source / "annotations" if (source / "annotations").is_dir() else source
     roots = image_roots((source, source / "images"), extra_roots)
+    categories = PublishedCategories(title=SPEC.title, count=80, max_id=90)
     splits = {}
     official = {}
     on_request = []
+    has_2017 = False
     for year in ("2017", "2014"):
         for part in ("train", "val"):
-            instances = folder / f"instances_{part}{year}.json"
-            captions = folder / f"captions_{part}{year}.json"
+            cut = f"{part}{year}"
+            instances = _find_file(source, f"instances_{cut}.json")
+            captions = _find_file(source, f"captions_{cut}.json")
             if not instances.is_file() and not captions.is_file():
                 continue
-            for path in (instances, captions):
-                if not path.is_file():
-                    log.warning("%s is not there: %s goes without it", path, part)
-            name = part if part not in splits else f"{part}{year}"
+            has_2017 |= year == "2017"
+            name = cut if has_2017 and year == "2014" else part
             if name != part:
                 on_request.append(name)
-            cut = f"{part}{year}"
+            for path in (instances, captions):
+                if not path.is_file():
+                    log.warning("%s is not there: %s goes without it", path, name)
             splits[name] = partial(
-                _read, source, instances, captions, cut, roots, with_masks=options.masks
-            )
+                _read, source, instances, captions, cut, roots, categories,
+                with_masks=options.masks,
+            )  # fmt: skip
             official[name] = _official(cut, instances.is_file(), captions.is_file())
     if not splits:
         raise missing_files(source, SPEC.title, _EXPECTS)
@@ -148,6 +154,12 @@ def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOption
         on_request=tuple(on_request),
         official=official,
     )
+
+
+def _find_file(source: Path, name: str) -> Path:
+    """Return where a file lies; where it is missing, where it is expected."""
+    folders = [folder for folder in (source / "annotations", source) if folder.is_dir()]
+    return next((f / name for f in folders if (f / name).is_file()), folders[0] / name)
 
 
 def _official(cut: str, has_boxes: bool, has_captions: bool) -> OfficialCounts:
@@ -201,6 +213,7 @@ def _read(
     captions: Path,
     folder: str,
     roots: ImageRoots,
+    categories: PublishedCategories,
     *,
     with_masks: bool,
 ) -> SplitRecords:
@@ -220,6 +233,7 @@ def _read(
     if instances in tables:
         name = relative_name(instances, source)
         labels = read_categories(tables[instances]["categories"], name, strays)
+        categories.check(labels, name)
         raws = tables[instances]["annotations"]
         add_boxes(raws, labels, name, gathered, strays, with_masks=with_masks)
     if captions in tables:
@@ -239,6 +253,10 @@ def _read_image(file: str, folder: str, raw: Raw, record: str) -> Gathered | Rej
     image = decode_record(_images, raw, file=file, record=record)
     if isinstance(image, Rejection):
         return image
+    number = photograph_id(image.file_name)
+    if number is not None and number != image.id:
+        message = f"image id {image.id} is not the number of its picture `{image.file_name}`"
+        return reject("E_NAME_MISMATCH", message, file=file, record=record)
     names = (f"{folder}/{image.file_name}", image.file_name)
     image_wh = (image.width, image.height) if image.width and image.height else None
     return Gathered(image.id, names, image_wh, file, record)

@@ -11,8 +11,10 @@ does. LVIS and PACO have no `iscrowd`: it is 0 then. Masks are carried along, no
 they are asked for; `pipelines/masks.py` reads them in the task.
 """
 
+import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -24,6 +26,29 @@ from pipelines.masks import with_mask
 from pipelines.rejections import reject
 from roikit.mentions import escape, mention
 from roikit.sample import Conversation, Region, Rejection, Source, Turn
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True, slots=True)
+class PublishedCategories:
+    """How many categories a dataset was published with, and their last id."""
+
+    title: str
+    count: int
+    max_id: int
+    was_told: bool = False  #: one warning does: all splits have the same list
+
+    def check(self, ids: Collection[int], file: str) -> None:
+        """Warn, once for all splits, where a file's categories are others."""
+        last = max(ids, default=0)
+        if self.was_told or (len(ids), last) == (self.count, self.max_id):
+            return
+        self.was_told = True
+        log.warning(
+            "%s: expected %s's %d categories with ids up to %d, found %d with ids up to %d",
+            file, self.title, self.count, self.max_id, len(ids), last,
+        )  # fmt: skip
 
 
 class Box(msgspec.Struct, array_like=True, gc=False):

@@ -1,11 +1,11 @@
-"""COCO's own names: of its categories, and of the files of its photographs.
+"""COCO's own names: of its categories, of the files of its photographs, and of their folders.
 
 Many datasets speak of COCO's photographs, under several names for the same one; and detectors
 number what they find by COCO's category ids, without a file that says what the numbers mean.
 """
 
 import re
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 #: The 80 categories with their own ids, by supercategory. Source: instances_val2017.json.
 CATEGORIES: tuple[tuple[str, dict[int, str]], ...] = (
@@ -46,3 +46,16 @@ def photograph_id(file: str) -> int | None:
     """
     match = _FILE.fullmatch(PurePosixPath(file).name)
     return int(match[1]) if match else None
+
+
+def photograph_places(folder: Path) -> tuple[Path, ...]:
+    """Return where COCO's photographs may lie for a dataset that has none of its own.
+
+    REFER keeps them in data/images/mscoco/images, beside the datasets' folders; data/coco is where
+    `roikit convert coco` looks by default.
+
+    Args:
+        folder: with the dataset's annotation files.
+    """
+    below = ("", "images", "images/mscoco/images", "coco")
+    return tuple(place / name for place in (folder, folder.absolute().parent) for name in below)

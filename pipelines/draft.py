@@ -82,6 +82,8 @@ class OpenSource:
     on_request: tuple[str, ...] = ()
     #: by split, where they are known
     official: Mapping[str, OfficialCounts] = field(default_factory=dict)
+    #: of the splits converted by default together, where those of each are not known
+    official_sum: OfficialCounts | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

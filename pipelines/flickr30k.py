@@ -53,6 +53,7 @@ _EXPECTS = (
     *_LISTS,
     UNRELATED_NAME,
     "or final_flickr_mergedGT_*.json",
+    "or final_flickr_separateGT_*.json",
     "flickr30k-images/",
 )
 _SEPARATE = "{}-separate"

@@ -125,8 +125,15 @@ def planned_roots(places: Sequence[str]) -> ImageRoots:
     return ImageRoots(folders=tuple(RemoteFolder(url=p) if is_url(p) else Path(p) for p in places))
 
 
-def image_roots(own: Sequence[Path], extra: Sequence[Path]) -> ImageRoots:
+def image_roots(
+    own: Sequence[Path], extra: Sequence[Path], neighbours: Sequence[Path] = ()
+) -> ImageRoots:
     """Put the dataset's own folders and those of `--images` together.
+
+    Args:
+        own: the dataset's.
+        extra: those of `--images`.
+        neighbours: where the pictures may lie besides; looked at last.
 
     Raises:
         UsageError: a folder of `--images` is not there.
@@ -137,7 +144,8 @@ def image_roots(own: Sequence[Path], extra: Sequence[Path]) -> ImageRoots:
                 f"`{folder}`: expected a folder of pictures, found no such folder",
                 hint="check the path given to `--images`",
             )
-    folders = (*(folder for folder in own if folder.is_dir()), *extra)
+    guessed = (folder for folder in neighbours if folder not in (*own, *extra) and folder.is_dir())
+    folders = (*(folder for folder in own if folder.is_dir()), *extra, *guessed)
     return ImageRoots(folders=tuple(remote_folder(folder) or folder for folder in folders))
 
 

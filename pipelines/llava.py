@@ -22,7 +22,7 @@ import msgspec
 
 from pipelines.annotations import decode_record, read_list
 from pipelines.class_names import ObjectClass
-from pipelines.coco_names import photograph_id
+from pipelines.coco_names import photograph_id, photograph_places
 from pipelines.detection_files import DetectionFile, open_detections, read_detections
 from pipelines.detections import Detections
 from pipelines.draft import (
@@ -51,7 +51,7 @@ _WHOLE = "llava_instruct_150k.json"
 _PARTS = ("conversation_58k.json", "detail_23k.json", "complex_reasoning_77k.json")
 _SUBSET = "llava_instruct_80k.json"
 _MIXTURE = "llava_v1_5_mix665k.json"  #: LLaVA-1.5's: pictures of five datasets, text alone, too
-_EXPECTS = (_WHOLE, "train2017/")
+_EXPECTS = (_WHOLE, f"or {_PARTS[0]}", *_PARTS[1:], f"or {_SUBSET}", "train2017/")
 
 #: As published; a record is a dialogue. The parts' counts, as commonly cited, do not add up to it.
 _OFFICIAL = {"train": OfficialCounts(images=81_479, records=157_712)}
@@ -112,7 +112,8 @@ def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOption
     detections = None
     if options.detections is not None:
         detections = open_detections(options.detections, options.categories)
-    roots = image_roots((source, source / "images", source / "coco"), extra_roots)
+    own = (source, source / "images", source / "coco")
+    roots = image_roots(own, extra_roots, photograph_places(source))
     reads = {"train": files, "train80k": [source / _SUBSET]}
     splits: dict[str, Callable[[], SplitRecords]] = {
         name: partial(_read, source, paths, detections, options.faithful, roots)
@@ -120,7 +121,7 @@ def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOption
         if paths and paths[0].is_file()
     }
     if not splits:
-        error = missing_files(source, SPEC.title, (_WHOLE, *_PARTS))
+        error = missing_files(source, SPEC.title, _EXPECTS)
         if (source / _MIXTURE).is_file():
             error.hint = f"`{_MIXTURE}` is another mixture and not read; get `{_WHOLE}`"
         raise error

@@ -10,6 +10,9 @@ Source: lvisdataset.org; Gupta et al., arXiv 1908.03195.
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipelines.class_names import LVIS_CLASSES
+from pipelines.coco_form import PublishedCategories
+from pipelines.coco_names import photograph_places
 from pipelines.draft import DatasetSpec, Licence, OfficialCounts, OpenSource, SourceOptions
 from pipelines.images import image_roots
 from pipelines.lvis_form import FOLDERS, build, find_splits, v05_refused
@@ -36,8 +39,9 @@ def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOption
         UsageError: no such folder, none of the files in it, or only those of v0.5.
     """
     require_folder(source, SPEC.title, _EXPECTS)
-    roots = image_roots((source, source / "images"), extra_roots)
-    splits = find_splits(source, _FILES, roots, with_masks=options.masks)
+    roots = image_roots((source, source / "images"), extra_roots, photograph_places(source))
+    classes = PublishedCategories(title=SPEC.title, count=LVIS_CLASSES, max_id=LVIS_CLASSES)
+    splits = find_splits(source, _FILES, roots, with_masks=options.masks, published=classes)
     if not splits:
         for folder in (source, source / "annotations"):
             for path in sorted(folder.glob("lvis_v0.5_*.json")):

@@ -30,6 +30,7 @@ from pipelines.class_names import LVIS_V05_CLASSES
 from pipelines.coco_form import (
     Box,
     Gathered,
+    PublishedCategories,
     add_boxes,
     add_category_conversation,
     add_images,
@@ -75,7 +76,12 @@ _lists = msgspec.json.Decoder(Federated)
 
 
 def find_splits(
-    source: Path, files: Mapping[str, str], roots: ImageRoots, *, with_masks: bool
+    source: Path,
+    files: Mapping[str, str],
+    roots: ImageRoots,
+    *,
+    with_masks: bool,
+    published: PublishedCategories | None = None,
 ) -> dict[str, Callable[[], SplitRecords]]:
     """Look for annotation files in the source folder and in its `annotations`.
 
@@ -84,6 +90,7 @@ def find_splits(
         files: the official name of each split's file.
         roots: folders that pictures may come from.
         with_masks: keep the masks, too.
+        published: what the classes are compared with, where that is known.
 
     Returns:
         A function a split that is there.
@@ -92,11 +99,20 @@ def find_splits(
     for split, name in files.items():
         for path in (source / name, source / "annotations" / name):
             if split not in splits and path.is_file():
-                splits[split] = partial(read_split, source, path, roots, with_masks=with_masks)
+                splits[split] = partial(
+                    read_split, source, path, roots, with_masks=with_masks, published=published
+                )
     return splits
 
 
-def read_split(source: Path, path: Path, roots: ImageRoots, *, with_masks: bool) -> SplitRecords:
+def read_split(
+    source: Path,
+    path: Path,
+    roots: ImageRoots,
+    *,
+    with_masks: bool,
+    published: PublishedCategories | None,
+) -> SplitRecords:
     """Read and join one annotation file.
 
     Args:
@@ -104,6 +120,7 @@ def read_split(source: Path, path: Path, roots: ImageRoots, *, with_masks: bool)
         path: the file.
         roots: folders that pictures may come from.
         with_masks: keep the masks, too.
+        published: what the classes are compared with, where that is known.
 
     Raises:
         UsageError: the file is not JSON in this form, or is LVIS v0.5.
@@ -120,6 +137,8 @@ def read_split(source: Path, path: Path, roots: ImageRoots, *, with_masks: bool)
     names, federated = lvis_reader.read(
         read_categories(table["categories"], file, strays), federated
     )
+    if published is not None:
+        published.check(names, file)
     labels = dict(zip(names, spoken_names(list(names.values())), strict=True))
     spelt = {labels[id]: name for id, name in names.items() if labels[id] != name}
     raws = table["annotations"]

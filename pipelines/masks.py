@@ -117,12 +117,13 @@ def _from_polygons(polygons: Sequence[Sequence[float]], frame: Frame) -> Rle | M
     width, height = frame.header.width, frame.header.height
     moved = []
     for i, polygon in enumerate(polygons):
-        if len(polygon) < _MIN_VALUES or len(polygon) % 2:
-            expected = f"expected x, y pairs of {_MIN_VALUES // 2} corners or more"
-            return _invalid(f"polygon {i}: {expected}, got {len(polygon)} numbers")
+        if len(polygon) % 2:
+            return _invalid(f"polygon {i}: expected x, y pairs, got {len(polygon)} numbers")
         corners_xy = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
         if not np.isfinite(corners_xy).all():
             return _invalid(f"polygon {i}: expected finite numbers")
+        if len(polygon) < _MIN_VALUES:
+            continue  # a point or a line covers nothing; the others are the mask
         # A corner is a box without an extent: it goes where the boxes go.
         corners_xy = frame.move(np.hstack([corners_xy, corners_xy]))[:, :2]
         shares = corners_xy / (width, height)
@@ -132,6 +133,9 @@ def _from_polygons(polygons: Sequence[Sequence[float]], frame: Frame) -> Rle | M
         if edges.sum() > _MAX_OUTLINE * (width + height):
             return _invalid(f"polygon {i}: an outline of {edges.sum():,.0f} pixels is none")
         moved.append(corners_xy.ravel().tolist())
+    if not moved:
+        corners = _MIN_VALUES // 2
+        return _invalid(f"expected a polygon of {corners} corners or more, found none")
     merged = coco_mask.merge(coco_mask.frPyObjects(moved, height, width))
     if not coco_mask.area(merged):
         return _invalid("the polygons hold no pixel of the picture")

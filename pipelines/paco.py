@@ -14,6 +14,7 @@ Source: Ramanathan et al., "PACO: Parts and Attributes of Common Objects", arXiv
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipelines.coco_names import photograph_places
 from pipelines.draft import DatasetSpec, Licence, OfficialCounts, OpenSource, SourceOptions
 from pipelines.images import image_roots
 from pipelines.lvis_form import FOLDERS, build, find_splits
@@ -36,7 +37,7 @@ def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOption
         UsageError: no such folder, or none of the files in it.
     """
     require_folder(source, SPEC.title, _EXPECTS)
-    roots = image_roots((source, source / "images"), extra_roots)
+    roots = image_roots((source, source / "images"), extra_roots, photograph_places(source))
     splits = find_splits(source, _FILES, roots, with_masks=options.masks)
     if not splits:
         raise missing_files(source, SPEC.title, _EXPECTS)
@@ -55,7 +56,8 @@ SPEC = DatasetSpec(
     # Source: the dataset's own repository. GPT4RoI does not use it.
     stage="evaluation",
     licence=Licence(
-        annotations="as PACO's repository says", pictures="COCO's, a Flickr licence each"
+        annotations="none stated; see facebookresearch/paco, whose code is MIT",
+        pictures="COCO's, a Flickr licence each",
     ),
     registration=None,
     published=_OFFICIAL,

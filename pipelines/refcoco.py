@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from pipelines.coco_names import photograph_places
 from pipelines.draft import (
     DatasetSpec,
     Licence,
@@ -122,9 +123,10 @@ def open_source(
     require_folder(source, one.title, one.expects)
     own = source / one.name
     found: dict[str, _Found] = {}
-    for folder in (source, own):
-        for authority, there in _find(folder, one, options).items():
-            found.setdefault(authority, there)
+    for find in (_find_refer, _find_mdetr):
+        for folder in (source, own):
+            for authority, there in find(folder, one, options).items():
+                found.setdefault(authority, there)
     if not found:
         for folder in filter(_refs_paths, (source, own)):
             raise missing_files(folder, one.title, (INSTANCES_NAME,))
@@ -146,12 +148,7 @@ def open_source(
             one.title,
             one.authority,
         )
-    # REFER keeps pictures in data/images/mscoco/images, beside the datasets' folders; data/coco is
-    # where `roikit convert coco` looks by default.
-    places = (chosen.folder, chosen.folder.absolute().parent)
-    below = ("", "images", "images/mscoco/images", "coco")
-    own_roots = tuple(place / name for place in places for name in below)
-    roots = image_roots(own_roots, extra_roots)
+    roots = image_roots(photograph_places(chosen.folder), extra_roots)
     return OpenSource(
         folder=chosen.folder,
         roots=roots,
@@ -170,8 +167,8 @@ def _refs_paths(folder: Path) -> dict[str, Path]:
     return {authority: path for authority, path in paths.items() if path.is_file()}
 
 
-def _find(folder: Path, one: _Set, options: SourceOptions) -> dict[str, _Found]:
-    """Return the authorities whose splits lie in a folder, in either form."""
+def _find_refer(folder: Path, one: _Set, options: SourceOptions) -> dict[str, _Found]:
+    """Return the authorities whose splits lie in a folder in REFER's form."""
     found: dict[str, _Found] = {}
     refs = _refs_paths(folder)
     if refs:
@@ -192,13 +189,20 @@ def _find(folder: Path, one: _Set, options: SourceOptions) -> dict[str, _Found]:
             with_masks=options.masks,
         )
         found[authority] = _Found(folder=folder, files=(path.name,), splits=reader, has_masks=True)
+    return found
+
+
+def _find_mdetr(folder: Path, one: _Set, options: SourceOptions) -> dict[str, _Found]:
+    """Return the authority whose splits lie in a folder in MDETR's form."""
     paths = {split: folder / name for split, name in one.mdetr_names.items()}
     paths = {split: path for split, path in paths.items() if path.is_file()}
-    if paths and one.authority not in found:
-        names = tuple(path.name for path in paths.values())
-        entries = partial(open_entries, paths, is_faithful=options.faithful)
-        found[one.authority] = _Found(folder=folder, files=names, splits=entries, has_masks=False)
-    return found
+    if not paths:
+        return {}
+    names = tuple(path.name for path in paths.values())
+    entries = partial(open_entries, paths, is_faithful=options.faithful)
+    return {
+        one.authority: _Found(folder=folder, files=names, splits=entries, has_masks=False),
+    }
 
 
 def _check_folder(folder: Path, one: _Set) -> None:

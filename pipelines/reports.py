@@ -1,9 +1,10 @@
 """What a conversion tells: how far it is, what became of each split, and what is wrong with it."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from pipelines.draft import OfficialCounts
 from roikit.errors import ChecksFailedError
 
 log = logging.getLogger(__name__)
@@ -52,17 +53,12 @@ class SplitReport:
     @property
     def count_differences(self) -> list[str]:
         """How the counts found differ from the published ones; empty where they agree."""
-        pairs = (
+        found = (
             ("images", self.images_found, self.official_images),
             ("records", self.records_found, self.official_records),
             *((kind, found, self.official_kinds.get(kind)) for kind, found in self.kinds.items()),
         )
-        return [
-            f"{self.dataset} {self.split}: {found:,} {what}, published {official:,}"
-            f" ({found - official:+,})"
-            for what, found, official in pairs
-            if official is not None and found != official
-        ]
+        return _differences(f"{self.dataset} {self.split}", found)
 
     @property
     def faults(self) -> int:
@@ -130,13 +126,29 @@ def check_faults(reports: list[SplitReport], max_rejects: float) -> None:
     )
 
 
-def check_counts(reports: list[SplitReport]) -> None:
-    """Fail where a split's counts differ from the published ones; say so where none are known.
+def sum_differences(reports: list[SplitReport], official: OfficialCounts | None) -> list[str]:
+    """How the splits' counts together differ from the published sum, where there is one."""
+    if official is None:
+        return []
+    names = f"{reports[0].dataset} {' + '.join(report.split for report in reports)}"
+    found = (
+        ("images", sum(report.images_found for report in reports), official.images),
+        ("records", sum(report.records_found for report in reports), official.records),
+    )
+    return _differences(names, found)
+
+
+def check_counts(reports: list[SplitReport], official_sum: OfficialCounts | None = None) -> None:
+    """Fail where counts differ from the published ones; say so where none are known.
+
+    Args:
+        reports: of the splits, each compared with its own counts.
+        official_sum: what all of them together are compared with, where that is known.
 
     Raises:
         CountsDifferError: they differ; it carries all reports.
     """
-    for report in reports:
+    for report in reports if official_sum is None else ():
         has_kinds = bool(report.official_kinds.keys() & report.kinds)
         if not has_kinds and report.official_images is report.official_records is None:
             log.warning(
@@ -144,9 +156,19 @@ def check_counts(reports: list[SplitReport]) -> None:
                 report.dataset, report.split,
             )  # fmt: skip
     differences = [text for report in reports for text in report.count_differences]
+    differences += sum_differences(reports, official_sum)
     if differences:
         raise CountsDifferError(
             f"counts differ from the published ones: {'; '.join(differences)}",
             hint="are all files there, and of the release that docs/datasets.md names?",
             reports=reports,
         )
+
+
+def _differences(name: str, found: Iterable[tuple[str, int, int | None]]) -> list[str]:
+    """Say what differs of (what, found, published)."""
+    return [
+        f"{name}: {count:,} {what}, published {official:,} ({count - official:+,})"
+        for what, count, official in found
+        if official is not None and count != official
+    ]

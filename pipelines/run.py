@@ -27,7 +27,13 @@ from pipelines.job import (
 )
 from pipelines.plan import remove_plans, split_name
 from pipelines.registry import find_dataset
-from pipelines.reports import ProgressCall, SplitReport, check_counts, check_faults
+from pipelines.reports import (
+    ProgressCall,
+    SplitReport,
+    check_counts,
+    check_faults,
+    sum_differences,
+)
 from pipelines.space import expected_bytes, free_bytes
 from pipelines.split import (
     add_counts,
@@ -159,8 +165,12 @@ def convert_job(
             hint="are these the dataset's own annotation files?",
         )
     check_faults(reports, max_rejects)
+    is_whole = job.splits is None and job.limit is None
+    official_sum = opened.official_sum if is_whole else None
     if strict:
-        check_counts(reports)
+        check_counts(reports, official_sum)
+    for difference in sum_differences(reports, official_sum):
+        log.warning("counts differ: %s", difference)
     return reports
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.draft import Draft
+from pipelines.images import ImageRoots, safe_name
 from pipelines.rejections import reject
 from roikit.errors import UsageError
 from roikit.images import ImageHeader
@@ -34,6 +35,27 @@ def missing_files(source: Path, title: str, wanted: Sequence[str]) -> UsageError
     return UsageError(
         f"`{source}`: expected {title}'s files ({', '.join(wanted)}), found {listed or 'nothing'}",
         hint=_hint(title),
+    )
+
+
+def require_pictures(name: str, drafts: Sequence[Draft], roots: ImageRoots) -> None:
+    """Check that not every picture of a split is missing: the folder is wrong then.
+
+    Args:
+        name: of the dataset and the split, for the message.
+        drafts: the split's images.
+        roots: the folders they were looked for in.
+
+    Raises:
+        UsageError: none of them was found; the folders are named.
+    """
+    wanted = [draft for draft in drafts if safe_name(draft.file)]
+    if not wanted or any(draft.root is not None for draft in drafts):
+        return
+    raise UsageError(
+        f"{name}: expected pictures such as `{wanted[0].file}`, found none of {len(drafts):,} in "
+        f"{', '.join(f'`{folder}`' for folder in roots.folders) or 'any folder'}",
+        hint="name the folder that holds them with `--images`, or other splits with `--split`",
     )
 
 

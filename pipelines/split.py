@@ -29,6 +29,7 @@ from pipelines.plan import (
     uncollected,
 )
 from pipelines.reports import Progress, SplitReport
+from pipelines.source import require_pictures
 from pipelines.space import check_space
 from pipelines.task import TaskCounts
 from roikit.errors import RoikitError
@@ -100,7 +101,8 @@ def plan_split(job: Job, opened: OpenSource, split: str, work: Path) -> PlannedS
         The plan; None where a committed split is to be extended and there is nothing new.
 
     Raises:
-        UsageError: annotation files that cannot be used, or nothing can be added to what is there.
+        UsageError: annotation files that cannot be used, none of the pictures is there, or
+            nothing can be added to what is there.
         RoikitError: a file changed while it was read, or a shard to be added to is lost.
     """
     stored = split_name(split, job.limit)
@@ -112,6 +114,7 @@ def plan_split(job: Job, opened: OpenSource, split: str, work: Path) -> PlannedS
     began_ns = time.time_ns()
     with uncollected():
         records = opened.splits[split]()
+        require_pictures(f"{job.spec.name} {stored}", records.drafts, opened.roots)
         addition = None
         if info is not None:
             addition = find_addition(job.out, info, records, settings_of(job, split))

@@ -45,16 +45,19 @@ from pipelines.visual7w_read import (
     read_split,
 )
 from pipelines.visual7w_record import Box, Payload, Question
-from pipelines.visual_genome_images import IMAGES_NAME
+from pipelines.visual_genome_images import IMAGES_NAME, find_versioned
 from roikit.mentions import escape, mention
 from roikit.sample import Choice, Conversation, Region, Rejection, Source, Turn
 
 log = logging.getLogger(__name__)
 
+_GROUNDINGS_FOLDER = "dataset_v7w_grounding_annotations"
 _EXPECTS = (
     "dataset_v7w_telling.json",
     "dataset_v7w_pointing.json",
-    TELLING_BOXES,
+    f"{_GROUNDINGS_FOLDER}/{TELLING_BOXES}",
+    f"{_GROUNDINGS_FOLDER}/{POINTING_BOXES}",
+    f"or {ALL_BOXES}",
     "images/",
 )
 #: Questions as published: of val firmly, of the others as commonly cited; the sums agree.
@@ -62,7 +65,6 @@ _TELLING = {"train": 69_817, "val": 28_020, "test": 42_031}
 _POINTING = {"train": 93_813, "val": 36_990, "test": 57_265}
 #: Images of telling's questions, as commonly cited. Of both kinds only the total is known (47,300).
 _TELLING_IMAGES = {"train": 14_366, "val": 5_678, "test": 8_609}
-_GROUNDINGS_FOLDER = "dataset_v7w_grounding_annotations"
 #: Names of what the groundings' archive holds, as different readers know them.
 _GROUNDINGS = (TELLING_BOXES, POINTING_BOXES, ALL_BOXES)
 
@@ -83,7 +85,7 @@ def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOption
             for name in _GROUNDINGS
             if (path := _first(source, (name, f"{_GROUNDINGS_FOLDER}/{name}"))) is not None
         ),
-        vg_images=_first(source, (IMAGES_NAME,)),
+        vg_images=find_versioned(source, IMAGES_NAME),
     )
     if files.telling is None and files.pointing is None:
         raise missing_files(source, SPEC.title, _EXPECTS)

@@ -1,28 +1,28 @@
 """Visual Genome: short descriptions of regions.
 
-Reads `region_descriptions.json` and `image_data.json` (versions 1.0 to 1.4), or, where these are
-not there, the COCO-like `train.json` and `test.json` that GRiT released. An image's regions become
-one independent `caption` conversation, an exchange a region.
+Reads `region_descriptions.json` and `image_data.json` (versions 1.0 to 1.4), or, where the first is
+not there, GRiT's form (`visual_genome_grit.py`). An image's regions become one independent
+`caption` conversation, an exchange a region.
 
 Splits are densecap's (`densecap_splits.json`, here or in `info/`); images that stand in none of its
 lists form the split `unlisted`, converted on request. Without that file we cut our own: 90 % train,
 5 % val, 5 % test, by a hash of the photograph's id, whatever the seed.
 
 Source: visualgenome.org API documentation (regions are x, y, width, height in whole pixels, taken
-as 0-based); densecap, `info/densecap_splits.json`; GRiT, `VG_preprocessed_annotations`.
+as 0-based); densecap, `info/densecap_splits.json`.
 """
 
 import hashlib
 import json
 import logging
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
 
+from pipelines import visual_genome_grit
 from pipelines.annotations import (
     JSON_ERRORS,
     Int64,
@@ -31,7 +31,6 @@ from pipelines.annotations import (
     decode_record,
     map_file,
     read_list,
-    read_table,
 )
 from pipelines.draft import (
     Built,
@@ -44,10 +43,19 @@ from pipelines.draft import (
     SourceOptions,
     SplitRecords,
 )
-from pipelines.images import ImageRoots, image_roots, match_frame, safe_name
+from pipelines.images import ImageRoots, image_roots, match_frame
 from pipelines.rejections import reject
-from pipelines.source import missing_files, relative_name, require_folder, unusable_picture
-from pipelines.visual_genome_images import IMAGES_NAME, VgImage, photograph_id, read_images
+from pipelines.source import missing_files, require_folder, unusable_picture
+from pipelines.visual_genome_images import (
+    FOLDERS,
+    IMAGES_NAME,
+    VgImage,
+    find_versioned,
+    photograph_id,
+    read_images,
+    with_picture,
+)
+from pipelines.visual_genome_record import Payload, decode_region
 from roikit.errors import UsageError
 from roikit.mentions import escape, mention
 from roikit.sample import Conversation, Region, Rejection, Source, Turn
@@ -56,11 +64,15 @@ log = logging.getLogger(__name__)
 
 _REGIONS_NAME = "region_descriptions.json"
 _SPLITS_NAME = "densecap_splits.json"
-_EXPECTS = (_REGIONS_NAME, IMAGES_NAME, _SPLITS_NAME, "VG_100K/", "VG_100K_2/")
-_FOLDERS = ("VG_100K", "VG_100K_2")
+_EXPECTS = (
+    _REGIONS_NAME,
+    IMAGES_NAME,
+    _SPLITS_NAME,
+    *(f"or GRiT's {name}" for name in visual_genome_grit.FILES.values()),
+    *(f"{folder}/" for folder in FOLDERS),
+)
 _SPLITS = ("train", "val", "test")
 _UNLISTED = "unlisted"
-_FLAT_LIST = "annotations"  #: what GRiT's form calls the list of regions
 
 
 class _Entry(msgspec.Struct):
@@ -69,51 +81,11 @@ class _Entry(msgspec.Struct):
     image_id: Int64 | None = None
 
 
-class _Region(msgspec.Struct, gc=False):
-    phrase: str
-    x: float
-    y: float
-    width: float
-    height: float
-    region_id: Int64 | None = None
-    id: Int64 | None = None  #: version 1.0's name of `region_id`
-
-
-class _FlatImage(msgspec.Struct, gc=False):
-    id: Int64
-    file_name: str
-    width: Int64 | None = None
-    height: Int64 | None = None
-
-
-class _FlatRegion(msgspec.Struct, gc=False):
-    id: Int64
-    image_id: Int64
-    bbox: tuple[float, float, float, float]
-    caption: str
-
-
-class _Owner(msgspec.Struct):
-    image_id: Int64
-
-
-class Payload(msgspec.Struct, array_like=True):
-    """What the files say about one image's regions, not decoded yet: tasks share that work."""
-
-    regions: bytes  #: a JSON list
-    places: list[int] | None  #: of the regions in the file; None where they follow each other
-    prefix: str  #: of a region's place, e.g. `[12].regions`
-
-
 _entries = msgspec.json.Decoder(_Entry)
-_regions = msgspec.json.Decoder(_Region)
-_flat_images = msgspec.json.Decoder(_FlatImage)
-_flat_regions = msgspec.json.Decoder(_FlatRegion)
-_owners = msgspec.json.Decoder(_Owner)
 _raw_lists = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-#: Of the regions as they were released (version 1.2), in densecap's splits, and of GRiT's files.
+#: Of the regions as they were released (version 1.2), in densecap's splits.
 _DENSECAP = {
     "train": OfficialCounts(images=77_398, records=3_684_063),
     "val": OfficialCounts(images=5_000),
@@ -121,10 +93,8 @@ _DENSECAP = {
     # What densecap's lists, which share no image, leave of version 1.2's 108,077.
     "unlisted": OfficialCounts(images=108_077 - 87_398),
 }
-_GRIT = {
-    "train": OfficialCounts(images=77_396, records=3_596_689),
-    "test": OfficialCounts(images=5_000, records=232_935),
-}
+#: Of version 1.2 as a whole; the regions as commonly cited.
+_ALL = OfficialCounts(images=108_077, records=5_408_689)
 
 
 def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOptions) -> OpenSource:
@@ -135,25 +105,31 @@ def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOption
     """
     require_folder(source, SPEC.title, _EXPECTS)
     roots = image_roots((source, source / "images", source / "vg_all"), extra_roots)
-    splits = {}
-    if (source / _REGIONS_NAME).is_file():
-        if not (source / IMAGES_NAME).is_file():
+    splits: dict[str, Callable[[], SplitRecords]] = {}
+    regions = find_versioned(source, _REGIONS_NAME)
+    images = find_versioned(source, IMAGES_NAME)
+    if regions is not None:
+        if images is None:
             raise missing_files(source, SPEC.title, (IMAGES_NAME,))
         lists = _find_splits(source, options.split_file)
         for name in (*_SPLITS, _UNLISTED):
-            splits[name] = partial(_read, source, roots, lists, name)
+            splits[name] = partial(_read, regions, images, roots, lists, name)
         official = _DENSECAP if lists else {}
+        official_sum = None if lists else _ALL
     else:
-        official = _GRIT
+        official, official_sum = visual_genome_grit.OFFICIAL, None
         if options.split_file is not None:
             raise UsageError("`--split-file`: GRiT's files are split already; it is of no use here")
-        for name in ("train", "test"):
-            if (source / f"{name}.json").is_file():
-                splits[name] = partial(_read_flat, source, source / f"{name}.json", roots)
+        splits = visual_genome_grit.find_splits(source, images, roots)
     if not splits:
         raise missing_files(source, SPEC.title, _EXPECTS)
     return OpenSource(
-        folder=source, roots=roots, splits=splits, on_request=(_UNLISTED,), official=official
+        folder=source,
+        roots=roots,
+        splits=splits,
+        on_request=(_UNLISTED,),
+        official=official,
+        official_sum=official_sum,
     )
 
 
@@ -171,7 +147,7 @@ def build(draft: Draft, picture: Picture) -> Built:
     places = payload.places or range(len(raws))
     for i, raw in zip(places, raws, strict=True):
         record = f"{payload.prefix}[{i}]"
-        region = _decode_region(raw, payload.prefix == _FLAT_LIST, draft, record)
+        region = decode_region(raw, payload, draft, record)
         if isinstance(region, Rejection):
             built.rejections.append(region)
             continue
@@ -183,7 +159,8 @@ def build(draft: Draft, picture: Picture) -> Built:
             if isinstance(placed, str):
                 xywh = [x0, y0, region.width, region.height]
                 code, message = placed, f"box {xywh} in a picture of {frame.annotated_wh}"
-            built.rejections.append(_rejection(code, message, draft, record))
+            where = {"file": draft.source_file, "native_id": draft.native_id}
+            built.rejections.append(reject(code, message, **where, record=record))
             continue
         box_xyxy, is_clipped = placed
         built.num_clipped += is_clipped
@@ -209,37 +186,19 @@ def build(draft: Draft, picture: Picture) -> Built:
     return built
 
 
-def _decode_region(raw: Raw, is_flat: bool, draft: Draft, record: str) -> _Region | Rejection:
-    where = {"file": draft.source_file, "record": record, "native_id": draft.native_id}
-    region: _Region | Rejection
-    if is_flat:
-        flat = decode_record(_flat_regions, raw, **where)
-        if isinstance(flat, Rejection):
-            return flat
-        region = _Region(flat.caption, *flat.bbox, region_id=flat.id)
-    else:
-        region = decode_record(_regions, raw, **where)
-        if isinstance(region, Rejection):
-            return region
-    if not all(map(math.isfinite, (region.x, region.y, region.width, region.height))):
-        return _rejection("E_FIELD_TYPE", "box: expected finite numbers", draft, record)
-    return region
-
-
-def _rejection(code: str, message: str, draft: Draft, record: str) -> Rejection:
-    return reject(code, message, file=draft.source_file, record=record, native_id=draft.native_id)
-
-
-def _read(source: Path, roots: ImageRoots, lists: Path | None, split: str) -> SplitRecords:
+def _read(
+    regions_path: Path, images_path: Path, roots: ImageRoots, lists: Path | None, split: str
+) -> SplitRecords:
     """Read the official pair of files and keep what belongs to `split`."""
-    images, strays = read_images(source / IMAGES_NAME)
+    images, strays = read_images(images_path)
+    file = regions_path.name
     listed = _read_splits(lists, images)
     wanted = {i for i in images if listed.get(i, _UNLISTED) == split}
     drafts: list[Draft] = []
     own: list[Rejection] = []
     seen: set[int] = set()
-    for i, raw in enumerate(read_list(source / _REGIONS_NAME)):
-        where = {"file": _REGIONS_NAME, "record": f"[{i}]"}
+    for i, raw in enumerate(read_list(regions_path)):
+        where = {"file": file, "record": f"[{i}]"}
         entry = decode_record(_entries, raw, **where)
         places: list[int] | None = None
         bad: dict[int, str] = {}
@@ -252,7 +211,7 @@ def _read(source: Path, roots: ImageRoots, lists: Path | None, split: str) -> Sp
         if image_id is None:
             strays.append(reject("E_FIELD_MISSING", "missing field `id`", **where))
         elif image_id not in images:
-            message = f"image {image_id} is not in {IMAGES_NAME}"
+            message = f"image {image_id} is not in {images_path.name}"
             strays.append(reject("E_IMAGE_UNKNOWN", message, **where))
         elif image_id in wanted and image_id in seen:
             message = f"image {image_id} occurs twice"
@@ -268,11 +227,17 @@ def _read(source: Path, roots: ImageRoots, lists: Path | None, split: str) -> Sp
             # This points into the mapped file; it becomes bytes when the draft is written.
             regions: Any = memoryview(entry.regions)
             payload = Payload(regions, places, f"[{i}].regions")
-            num_records = num_regions + len(bad)
-            draft = _draft(images[image_id], image_id, f"[{i}]", payload, num_records, roots)
+            image, num_records = images[image_id], num_regions + len(bad)
+            draft = _draft(image, image_id, f"[{i}]", payload, num_records, file, roots)
             if bad:
                 rejections = tuple(
-                    _rejection("E_JSON_INVALID", message, draft, f"[{i}].regions[{j}]")
+                    reject(
+                        "E_JSON_INVALID",
+                        message,
+                        file=file,
+                        record=f"[{i}].regions[{j}]",
+                        native_id=draft.native_id,
+                    )
                     for j, message in bad.items()
                 )
                 draft = msgspec.structs.replace(draft, rejections=rejections)
@@ -280,8 +245,8 @@ def _read(source: Path, roots: ImageRoots, lists: Path | None, split: str) -> Sp
     for image_id in sorted(wanted - seen):
         payload = Payload(b"[]", None, "")
         record = f"image {image_id}"
-        drafts.append(_draft(images[image_id], image_id, record, payload, 0, roots))
-    files = [source / _REGIONS_NAME, source / IMAGES_NAME]
+        drafts.append(_draft(images[image_id], image_id, record, payload, 0, file, roots))
+    files = [regions_path, images_path]
     if lists is not None:
         files.append(lists)
     # Records of no known image are the same for every split: they are counted with the first only.
@@ -370,88 +335,26 @@ def _draft(
     record: str,
     payload: Payload,
     num_records: int,
+    file: str,
     roots: ImageRoots,
 ) -> Draft:
     # Which of the two folders a picture is in can be learnt from its URL only.
     parts = PurePosixPath(image.url.partition("?")[0]).parts[-2:]
     folder, name = (parts[0], parts[1]) if len(parts) == 2 else ("", parts[0] if parts else "")
-    named = f"{folder}/{name}" if folder in _FOLDERS else name
-    return _located(
-        (named, name, *(f"{other}/{name}" for other in _FOLDERS)),
-        image_id,
-        Draft(
-            group=str(image_id),
-            file=named,
-            native_id=photograph_id(image_id, image),
-            root=None,
-            num_bytes=0,
-            image_wh=image.image_wh,
-            source_file=_REGIONS_NAME,
-            record=record,
-            num_records=num_records,
-            payload=payload,
-        ),
-        roots,
+    named = f"{folder}/{name}" if folder in FOLDERS else name
+    draft = Draft(
+        group=str(image_id),
+        file=named,
+        native_id=photograph_id(image_id, image),
+        root=None,
+        num_bytes=0,
+        image_wh=image.image_wh,
+        source_file=file,
+        record=record,
+        num_records=num_records,
+        payload=payload,
     )
-
-
-def _located(names: Iterable[str], image_id: int, draft: Draft, roots: ImageRoots) -> Draft:
-    found = roots.find(tuple(dict.fromkeys(names))) if safe_name(draft.file) else None
-    if found is None:
-        return draft
-    root, file, num_bytes = found
-    return msgspec.structs.replace(draft, root=root, file=file, num_bytes=num_bytes)
-
-
-def _read_flat(source: Path, path: Path, roots: ImageRoots) -> SplitRecords:
-    """Read GRiT's COCO-like form of one split."""
-    file = relative_name(path, source)
-    table = read_table(path, ("images", _FLAT_LIST))
-    strays: list[Rejection] = []
-    images: dict[int, tuple[_FlatImage, str]] = {}
-    for i, raw in enumerate(table["images"]):
-        image = decode_record(_flat_images, raw, file=file, record=f"images[{i}]")
-        if isinstance(image, Rejection):
-            strays.append(image)
-        elif image.id in images:
-            message = f"image id {image.id} occurs twice"
-            where = {"file": file, "record": f"images[{i}]"}
-            strays.append(reject("E_RECORD_DUPLICATE", message, **where))
-        else:
-            images[image.id] = (image, f"images[{i}]")
-    regions: dict[int, list[Raw]] = {}
-    places: dict[int, list[int]] = {}
-    for i, raw in enumerate(table[_FLAT_LIST]):
-        owner = decode_record(_owners, raw, file=file, record=f"annotations[{i}]")
-        if isinstance(owner, Rejection):
-            strays.append(owner)
-        elif owner.image_id not in images:
-            message = f"image_id {owner.image_id} is not in `images`"
-            strays.append(reject("E_IMAGE_UNKNOWN", message, file=file, record=f"annotations[{i}]"))
-        else:
-            regions.setdefault(owner.image_id, []).append(raw)
-            places.setdefault(owner.image_id, []).append(i)
-    drafts = []
-    for image_id, (image, record) in images.items():
-        own = regions.get(image_id, [])
-        joined = b"[" + b",".join(own) + b"]"
-        payload = Payload(joined, places.get(image_id, []), _FLAT_LIST)
-        name = image.file_name
-        draft = Draft(
-            group=str(image_id),
-            file=name,
-            native_id=f"vg:{image_id}",
-            root=None,
-            num_bytes=0,
-            image_wh=(image.width, image.height) if image.width and image.height else None,
-            source_file=file,
-            record=record,
-            num_records=len(own),
-            payload=payload,
-        )
-        names = (name, *(f"{folder}/{name}" for folder in _FOLDERS))
-        drafts.append(_located(names, image_id, draft, roots))
-    return SplitRecords(drafts=drafts, rejections=strays, source_files=(path,))
+    return with_picture(draft, (named, name, *(f"{other}/{name}" for other in FOLDERS)), roots)
 
 
 SPEC = DatasetSpec(

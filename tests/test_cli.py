@@ -202,6 +202,7 @@ def test_the_table_of_datasets_fits_a_terminal_of_100_columns(
     assert names == list(DATASETS)
     text = "\n".join(shown)
     for expected in (
+        "v7w_pointing_answers.json", "or GRiT's *.json", "complex_reasoning_77k.json",
         "instances_*2017.json", "{train,val,test}.jsonl", "train 118,287 / 1,451,754",
         "registration: agreement",
     ):  # fmt: skip

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from pipelines.coco_names import CATEGORY_IDS
 from pipelines.draft import SourceOptions
 from pipelines.phrasing import wordings
 from pipelines.reports import CountsDifferError
@@ -180,6 +181,71 @@ def test_the_2014_cut_is_read_on_request(tree: Any, shards: Any) -> None:
     assert list(shards.samples("coco", "val2014")) == ["coco:2"]
     (tree.root / "annotations/instances_val2017.json").unlink()
     assert [r.images_found for r in convert("coco", tree.root, shards.root / "new")] == [1]
+
+
+def test_a_part_of_2017_leaves_the_other_parts_of_2014_on_request(tree: Any, shards: Any) -> None:
+    tree.picture("train2017/000000000001.jpg")
+    tree.picture("val2014/COCO_val2014_000000000001.jpg")
+    for cut, name in (
+        ("train2017", "000000000001.jpg"),
+        ("val2014", "COCO_val2014_000000000001.jpg"),
+    ):
+        table = {
+            "images": [image(1) | {"file_name": name}],
+            "annotations": [box(1, 1, [1, 1, 9, 9])],
+            "categories": CATEGORIES,
+        }
+        tree.json(f"annotations/instances_{cut}.json", table)
+    assert [r.split for r in convert("coco", tree.root, shards.root)] == ["train"]
+    (report,) = convert("coco", tree.root, shards.root, splits=["val2014"])
+    assert report.official_images == 40_504
+
+
+def test_each_file_is_looked_for_in_both_places(tree: Any, shards: Any) -> None:
+    tree.picture("val2017/000000000009.jpg")
+    table = {"images": [image(9)], "annotations": [box(1, 9, [1, 1, 9, 9])]}
+    tree.json("instances_val2017.json", table | {"categories": CATEGORIES})
+    said = {"id": 1, "image_id": 9, "caption": "A dog."}
+    tree.json("annotations/captions_val2017.json", {"images": [image(9)], "annotations": [said]})
+    convert("coco", tree.root, shards.root)
+    (sample,) = shards.samples("coco", "val").values()
+    assert [c.source.file for c in sample.conversations] == [
+        "instances_val2017.json",
+        "annotations/captions_val2017.json",
+    ]
+
+
+def test_other_categories_than_the_published_are_one_warning(
+    tree: Any, shards: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = {"images": [image(9)], "annotations": [box(1, 9, [1, 1, 9, 9])]}
+    for part in ("train", "val"):
+        tree.picture(f"{part}2017/000000000009.jpg")
+        tree.json(f"instances_{part}2017.json", table | {"categories": CATEGORIES})
+    convert("coco", tree.root, shards.root)
+    said = "expected COCO's 80 categories with ids up to 90, found 2 with ids up to 10"
+    assert caplog.text.count(said) == 1
+    caplog.clear()
+    official = [{"id": number, "name": name} for name, number in CATEGORY_IDS.items()]
+    tree.json("instances_val2017.json", table | {"categories": official})
+    convert("coco", tree.root, shards.root, splits=["val"], overwrite=True)
+    assert "COCO's 80" not in caplog.text
+
+
+def test_a_picture_of_another_number_is_rejected(tree: Any, shards: Any) -> None:
+    tree.picture("val2017/000000000009.jpg")
+    table = {
+        "images": [image(9), image(10) | {"file_name": "000000000009.jpg"}],
+        "annotations": [box(1, 9, [1, 1, 9, 9]), box(2, 10, [1, 1, 9, 9])],
+        "categories": CATEGORIES,
+    }
+    tree.json("annotations/instances_val2017.json", table)
+    convert("coco", tree.root, shards.root, max_rejects=1)
+    assert list(shards.samples("coco", "val")) == ["coco:9"]
+    assert shards.codes("coco", "val") == {
+        "images[1]": "E_NAME_MISMATCH",
+        "annotations[1]": "E_IMAGE_UNKNOWN",
+    }
 
 
 def test_pictures_may_lie_in_further_folders(tree: Any, shards: Any, tmp_path: Path) -> None:

@@ -268,6 +268,14 @@ def test_wrong_places_say_what_was_expected(given: Given) -> None:
             given.convert(options)
 
 
+def test_pictures_are_found_where_cocos_usually_lie(tree: Any, shards: Any) -> None:
+    tree.picture("../coco/train2017/000000000009.jpg")
+    given = Given(tree, shards)
+    given.records(record(9, "Why?", "Because."))
+    given.convert()
+    assert given.sample().image.file == "train2017/000000000009.jpg"
+
+
 def test_boxes_of_other_pictures_are_no_detections(given: Given) -> None:
     given.records(record(9, "a", "b"))
     with pytest.raises(UsageError, match="1 pictures and none of them among 1"):

@@ -1,3 +1,4 @@
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -92,6 +93,40 @@ def test_golden_conversation(tree: Any, shards: Any) -> None:
         ("user", "Which category does <region3> belong to?", "category"),
         ("assistant", "<<region1> sign", None),
     ]
+
+
+@pytest.mark.parametrize("folder", ["../coco", "../images/mscoco/images", "coco"])
+def test_pictures_are_found_where_cocos_usually_lie(tree: Any, shards: Any, folder: str) -> None:
+    tree.picture(f"{folder}/train2017/000000000009.jpg")
+    tree.json("lvis_v1_train.json", table([image(9)], [box(1, 9, [1, 1, 9, 9])]))
+    convert("lvis", tree.root, shards.root)
+    assert list(shards.samples("lvis", "train")) == ["coco:9"]
+
+
+def test_a_picture_of_ones_own_goes_before_the_neighbours(tree: Any, shards: Any) -> None:
+    tree.picture("../coco/train2017/000000000009.jpg")
+    tree.picture("../mine/train2017/000000000009.jpg", seed=1)
+    tree.json("lvis_v1_train.json", table([image(9)], [box(1, 9, [1, 1, 9, 9])]))
+    mine = tree.root / "../mine"
+    convert("lvis", tree.root, shards.root, image_roots=[mine])
+    picture = (mine / "train2017/000000000009.jpg").read_bytes()
+    (sample,) = shards.samples("lvis", "train").values()
+    assert sample.image.sha256 == hashlib.sha256(picture).hexdigest()
+
+
+def test_other_classes_than_the_published_are_one_warning(
+    tree: Any, shards: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    tree.picture("train2017/000000000009.jpg")
+    for split in ("train", "val"):
+        tree.json(f"lvis_v1_{split}.json", table([image(9)], [box(1, 9, [1, 1, 9, 9])]))
+    convert("lvis", tree.root, shards.root)
+    assert caplog.text.count("expected LVIS's 1203 categories with ids up to 1203, found 5") == 1
+    caplog.clear()
+    classes = [{"id": i, "name": f"thing {i}"} for i in range(1, 1204)]
+    tree.json("lvis_v1_val.json", table([image(9)], [box(1, 9, [1, 1, 9, 9])], classes))
+    convert("lvis", tree.root, shards.root, splits=["val"], overwrite=True)
+    assert "LVIS's 1203" not in caplog.text
 
 
 @pytest.fixture

@@ -59,6 +59,10 @@ def test_polygons_are_drawn_and_merged() -> None:
     assert (drawn == expected).all()
 
 
+def test_a_polygon_that_covers_nothing_costs_itself_only() -> None:
+    assert read([SQUARE, [1, 2, 3, 4], []]) == read([SQUARE])
+
+
 def test_polygons_overshooting_by_a_little_are_cut() -> None:
     assert box_of(read([[-1.5, -2, 70, -2, 70, 10, -1.5, 10]])) == (0, 0, 64, 10)
 
@@ -98,9 +102,8 @@ def test_runs_of_both_kinds_come_back_as_they_were(
         (None, "found none"),
         ([], "found none"),
         ("polygon", "expected polygons"),
-        ([[1, 2, 3, 4]], "3 corners or more, got 4 numbers"),
-        ([SQUARE, [1, 2, 3, 4, 5, 6, 7]], "polygon 1: expected x, y pairs of 3 corners"),
-        ([[]], "got 0 numbers"),
+        ([[1, 2, 3, 4], []], "expected a polygon of 3 corners or more, found none"),
+        ([SQUARE, [1, 2, 3, 4, 5, 6, 7]], "polygon 1: expected x, y pairs, got 7 numbers"),
         ([["a", 2, 3, 4, 5, 6]], "got `str` at `segmentation[0][0]`"),
         ([[[1, 2], [3, 4], [5, 6]]], "expected polygons"),
         ([[1, 2, 3, 4, 5, 1e308]], "far outside the picture"),

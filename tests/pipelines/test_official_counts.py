@@ -264,6 +264,29 @@ def test_strict_compares_dialogues_and_photographs_of_llava(tree: Any, shards: A
     assert found(tree, shards, "llava", "train") == (1, 2)
 
 
+def test_strict_compares_the_sum_of_visual_genomes_own_cut(
+    tree: Any, shards: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = [{"image_id": i, "url": f"VG_100K/{i}.jpg"} for i in range(1, 41)]
+    region = {"phrase": "a dog", "x": 1, "y": 1, "width": 9, "height": 9}
+    entries = [{"id": i, "regions": [region, region]} for i in range(1, 41)]
+    tree.json("image_data.json", images)
+    tree.json("region_descriptions.json", entries)
+    for i in range(1, 41):
+        tree.picture(f"VG_100K/{i}.jpg")
+    said = "40 images, published 108,077"
+    with pytest.raises(CountsDifferError, match=said) as caught:
+        convert("vg", tree.root, shards.root, strict=True)
+    assert "80 records, published 5,408,689" in str(caught.value)
+    assert "nothing was compared" not in caplog.text
+    convert("vg", tree.root, shards.root)
+    assert said in caplog.text
+    caplog.clear()
+    convert("vg", tree.root, shards.root, splits=["train"], strict=True)
+    assert "nothing was compared" in caplog.text
+    assert "counts differ" not in caplog.text
+
+
 def strict_report(tree: Any, shards: Any, dataset: str) -> SplitReport:
     with pytest.raises(CountsDifferError, match="published") as caught:
         convert(dataset, tree.root, shards.root, splits=["val"], strict=True, overwrite=True,

@@ -44,6 +44,13 @@ def table(images: list[Any], annotations: list[Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def test_pictures_are_found_where_cocos_usually_lie(tree: Any, shards: Any) -> None:
+    tree.picture("../coco/train2017/000000000009.jpg")
+    tree.json("paco_lvis_v1_test.json", table([image(9)], [box(41, 9, [2, 4, 40, 30], 20)]))
+    convert("paco", tree.root, shards.root)
+    assert list(shards.samples("paco", "test")) == ["coco:9"]
+
+
 def test_golden_conversation_of_an_object_and_its_part(tree: Any, shards: Any) -> None:
     tree.picture("train2017/000000000009.jpg")
     boxes = [

@@ -483,6 +483,16 @@ def test_an_authority_that_is_not_there_is_answered_with_those_that_are(
         convert("refcocog", source, shards.root)
 
 
+def test_refers_files_go_before_mdetrs_whichever_folder_they_are_in(
+    clean: Any, shards: Any
+) -> None:
+    source = clean("refcoco", form="mdetr")
+    clean("refcoco", folder="refcoco/")
+    convert("refcoco", source, shards.root)
+    sample = shards.samples("refcoco", "train")["coco:9"]
+    assert sample.conversations[0].source.file == "refs(unc).p"
+
+
 def test_the_parent_of_the_folders_does_as_well(clean: Any, shards: Any) -> None:
     source = clean("refcoco+", folder="refcoco+/")
     clean("refcoco", folder="refcoco/")

@@ -195,6 +195,22 @@ def test_too_many_faults_end_it_after_the_commit(
     assert run(tmp_path / "source", shards.root, max_rejects=0.1)[0].was_done
 
 
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_split_without_any_picture_ends_at_its_plan(
+    coco_tree: WriteTree, tmp_path: Path, shards: Any, dry_run: bool
+) -> None:
+    coco_tree(tmp_path / "source", 3)
+    pictures = (tmp_path / "source/val2017").rename(tmp_path / "val2017")
+    with pytest.raises(UsageError) as caught:
+        run(tmp_path / "source", shards.root, dry_run=dry_run)
+    said = "coco val: expected pictures such as `val2017/000000000001.jpg`, found none of 3 in "
+    assert str(caught.value) == f"{said}`{tmp_path / 'source'}`"
+    assert "--images" in str(caught.value.hint)
+    assert not split_dir(shards.root, "coco", "val").exists()
+    (report,) = run(tmp_path / "source", shards.root, image_roots=[pictures.parent])
+    assert report.images_converted == 3
+
+
 def test_policies_are_no_faults(coco_tree: WriteTree, tmp_path: Path, shards: Any) -> None:
     coco_tree(tmp_path / "source", 2)
     path = tmp_path / "source/annotations/instances_val2017.json"

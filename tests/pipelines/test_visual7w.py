@@ -293,6 +293,10 @@ def test_photographs_are_known_as_cocos_where_the_list_of_images_is_there(
     tree.json("image_data.json", [*listed, {"image_id": "three"}])
     convert("visual7w", tree.root, shards.root)
     assert shards.samples("visual7w", "train").keys() == {"coco:9", "vg:2"}
+    (tree.root / "image_data.json").rename(tree.root / "image_data_v1_2.json")
+    versioned = type(shards)(shards.root / "versioned")
+    convert("visual7w", tree.root, versioned.root)
+    assert versioned.samples("visual7w", "train").keys() == {"coco:9", "vg:2"}
     coco = type(tree)(tree.root / "coco")
     coco.picture("val2017/000000000009.jpg", seed=5)
     coco.json(

@@ -1,3 +1,4 @@
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ def source(tree: Any) -> Path:
             {"id": 6, "regions": [region(34, 6, (1, 1, 9, 9), "in no list")]},
             {"id": 3, "regions": [region(35, 3, (1, 1, 9, 9), "again")]},
             {"id": 2, "regions": [region(36, 2, (1, 1, 9, 9), "again")]},
+            {"id": 8, "regions": [region(37, 8, (1, 1, 9, 9), "there")]},
         ],
     )
     tree.json(
@@ -64,11 +66,14 @@ def source(tree: Any) -> Path:
             image(5),
             image(6),
             image(7),
+            image(8),
+            image(9) | {"url": "https://cs.stanford.edu/people/rak248/VG_100K/1.jpg"},
         ],
     )
-    tree.json("info/densecap_splits.json", {"train": [1, 3, 5, 7], "val": [2], "test": [4]})
+    tree.json("info/densecap_splits.json", {"train": [1, 3, 5, 7], "val": [2], "test": [4, 8]})
     for name in ("VG_100K/1", "VG_100K/2", "VG_100K_2/3", "VG_100K/5", "VG_100K/6", "VG_100K/7"):
         tree.picture(f"{name}.jpg")
+    tree.picture("VG_100K/8.jpg")
     return Path(tree.root)
 
 
@@ -92,7 +97,7 @@ def test_golden_conversation(source: Path, shards: Any, find: Any) -> None:
 
 def test_every_trap_has_its_code(source: Path, shards: Any) -> None:
     reports = convert("vg", source, shards.root, max_rejects=1)
-    assert {r.split: r.images_converted for r in reports} == {"train": 2, "val": 1, "test": 0}
+    assert {r.split: r.images_converted for r in reports} == {"train": 2, "val": 1, "test": 1}
     assert shards.codes("vg", "train") == {
         "[0].regions[1]": "E_BOX_OUTSIDE",
         "[0].regions[3]": "E_BOX_EMPTY",
@@ -102,6 +107,7 @@ def test_every_trap_has_its_code(source: Path, shards: Any) -> None:
         "[3]": "E_IMAGE_UNKNOWN",
         "[5]": "E_FIELD_TYPE",
         "[7]": "E_RECORD_DUPLICATE",
+        "[8]": "E_NAME_MISMATCH",
         "image 7": "E_IMAGE_UNANNOTATED",
     }
     assert shards.codes("vg", "val") == {"[8]": "E_RECORD_DUPLICATE"}
@@ -124,7 +130,7 @@ def test_images_in_no_list_are_converted_on_request(
 ) -> None:
     with caplog.at_level(logging.INFO):
         convert("vg", source, shards.root, splits=["unlisted"])
-    assert "1 of 7 images are in none of its lists" in caplog.text
+    assert "1 of 8 images are in none of its lists" in caplog.text
     assert list(shards.samples("vg", "unlisted")) == ["vg:6"]
 
 
@@ -192,6 +198,59 @@ def test_grits_flat_form_is_read_too(tree: Any, shards: Any) -> None:
         "annotations[1]": "E_IMAGE_UNKNOWN",
         "annotations[2]": "E_FIELD_MISSING",
     }
+
+
+GRIT = {
+    "images": [
+        {"id": 51, "file_name": "51.jpg", "width": 64, "height": 48},
+        {"id": 52, "file_name": "51.jpg", "width": 64, "height": 48},
+    ],
+    "annotations": [
+        {"id": 8, "image_id": 51, "bbox": [1, 1, 9, 9], "caption": "a cup"},
+        {"id": 9, "image_id": 52, "bbox": [1, 1, 9, 9], "caption": "another picture's cup"},
+    ],
+}
+
+
+def test_grits_form_knows_cocos_photographs_by_the_list_of_images(
+    tree: Any, shards: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    tree.json("train.json", GRIT)
+    tree.picture("51.jpg")
+    convert("vg", tree.root, shards.root, max_rejects=1)
+    assert list(shards.samples("vg", "train")) == ["vg:51"]
+    assert "image_data.json is not there: COCO's photographs are not known" in caplog.text
+    caplog.clear()
+    tree.json("image_data.json", [image(51, coco_id=9), {"image_id": 52}])
+    known = type(shards)(shards.root / "known")
+    convert("vg", tree.root, known.root, max_rejects=1)
+    assert list(known.samples("vg", "train")) == ["coco:9"]
+    assert "is not there" not in caplog.text
+    assert "1 images cannot be read" in caplog.text
+    committed = json.loads((known.root / "vg/train/dataset.json").read_text())
+    assert [f["path"] for f in committed["source_files"]] == ["train.json", "image_data.json"]
+
+
+@pytest.mark.parametrize("folder", ["annotations", "VG_preprocessed_annotations"])
+def test_grits_files_may_lie_in_the_folder_of_their_archive(
+    tree: Any, shards: Any, folder: str
+) -> None:
+    tree.json(f"{folder}/train.json", GRIT)
+    tree.picture("51.jpg")
+    (report,) = convert("vg", tree.root, shards.root, max_rejects=1)
+    assert report.rejections == {"E_NAME_MISMATCH": 1, "E_IMAGE_UNKNOWN": 1}
+    assert shards.codes("vg", "train")["images[1]"] == "E_NAME_MISMATCH"
+
+
+@pytest.mark.parametrize("version", ["_v1_2", "_v1"])
+def test_the_official_files_are_read_under_their_versioned_names(
+    source: Path, shards: Any, version: str
+) -> None:
+    for name in ("region_descriptions", "image_data"):
+        (source / f"{name}.json").rename(source / f"{name}{version}.json")
+    convert("vg", source, shards.root, splits=["val"], max_rejects=1)
+    (sample,) = shards.samples("vg", "val").values()
+    assert sample.conversations[0].source.file == f"region_descriptions{version}.json"
 
 
 def test_a_missing_partner_file_is_named(tree: Any, shards: Any) -> None:
