@@ -1,5 +1,6 @@
 """A conversion as the user asked for it, checked before anything is read."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from pipelines.draft import DatasetSpec, OpenSource, SourceOptions
 from pipelines.engines import Engine
 from pipelines.reports import ProgressCall
+from roikit import paths
 from roikit.errors import UsageError
 from roikit.urls import clean_command
 from shards import remote as store
@@ -99,6 +101,15 @@ def check_share(max_rejects: float) -> None:
     """Refuse a share that is none."""
     if not 0 <= max_rejects <= 1:
         raise UsageError(f"max_rejects: expected a share from 0 to 1, got {max_rejects}")
+
+
+def rejections_query(job: Job) -> str:
+    """Return the command that lists what a job's conversion rejected."""
+    sql = f"select * from rejections where dataset = '{job.spec.name}'"
+    command = f'roikit query "{sql}"'
+    if job.out == paths.shards_dir():
+        return command
+    return f"{command} --shards {shlex.quote(store.url_of(job.out) or str(job.out))}"
 
 
 def _flag(name: str) -> str:

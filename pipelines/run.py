@@ -24,10 +24,11 @@ from pipelines.job import (
     check_share,
     choose_splits,
     open_source,
+    rejections_query,
 )
 from pipelines.plan import remove_plans, split_name
 from pipelines.registry import find_dataset
-from pipelines.reports import ProgressCall, SplitReport, check_counts, check_faults
+from pipelines.reports import ProgressCall, SplitReport, check_reports
 from pipelines.space import expected_bytes, free_bytes
 from pipelines.split import (
     add_counts,
@@ -158,9 +159,8 @@ def convert_job(
             f"`{job.source}`: expected images in {chosen}, found none",
             hint="are these the dataset's own annotation files?",
         )
-    check_faults(reports, max_rejects)
-    if strict:
-        check_counts(reports)
+    listing = None if dry_run else rejections_query(job)
+    check_reports(reports, max_rejects=max_rejects, strict=strict, listing=listing)
     return reports
 
 
