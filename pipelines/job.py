@@ -10,6 +10,7 @@ from pipelines.engines import Engine
 from pipelines.reports import ProgressCall
 from roikit import paths
 from roikit.errors import UsageError
+from roikit.path_errors import usable
 from roikit.urls import clean_command
 from shards import remote as store
 
@@ -68,8 +69,13 @@ class Job:
 
 
 def open_source(job: Job) -> OpenSource:
-    """Find the dataset's files."""
-    return job.spec.open_source(job.source, job.image_roots, job.options)
+    """Find the dataset's files.
+
+    Raises:
+        UsageError: they are not there, or the source cannot be read.
+    """
+    with usable(job.source, "read"):
+        return job.spec.open_source(job.source, job.image_roots, job.options)
 
 
 def choose_splits(job: Job, opened: OpenSource) -> list[str]:
