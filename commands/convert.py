@@ -17,6 +17,7 @@ from roikit.errors import UsageError
 
 if TYPE_CHECKING:
     from pipelines.reports import Progress, SplitReport, StepReport
+    from roikit.sample import Rejection
 
 log = logging.getLogger(__name__)
 
@@ -229,10 +230,11 @@ def convert(
     else:
         disk = None if job.out in here.urls else job.out
         _show_conversion(reports, disk=disk, dry_run=dry_run)
+    if not strict:  # else the error says so
+        for difference in (text for report in reports for text in report.count_differences):
+            log.warning("counts differ: %s", difference)
     if failed is not None:
         raise failed
-    for difference in (text for report in reports for text in report.count_differences):
-        log.warning("counts differ: %s", difference)
 
 
 def _refuse_empty(options: dict[str, Sequence[str | None] | None]) -> None:
@@ -294,13 +296,47 @@ def _show_conversion(reports: "Sequence[SplitReport]", *, disk: Path | None, dry
     if kinds:
         render.line("")
         render.table(("dataset", "split", "of the records", "found", "published"), kinds)
-    rejected = [(r.dataset, r.split, code, n) for r in reports for code, n in r.rejections.items()]
-    if rejected:
-        render.line("")
-        render.table(("dataset", "split", "rejected", "records"), rejected)
+    _show_rejections(reports, dry_run=dry_run)
     if dry_run:
         needed, free = sum(r.bytes_needed for r in reports), max(r.bytes_free for r in reports)
         said = f"dry run: nothing was written; the shards need about {render.bytes_text(needed)}"
         render.note(f"{said}, {render.bytes_text(free)} are free at {disk}" if disk else said)
     elif all(report.was_done for report in reports):
         render.note("all of it was converted before; nothing was written")
+
+
+def _show_rejections(reports: "Sequence[SplitReport]", *, dry_run: bool) -> None:
+    """Show how many there are by code, with an example of each; all examples on a dry run."""
+    from roikit import render
+
+    counts = [
+        (r.dataset, r.split, code, number, r.examples.get(code, []))
+        for r in reports
+        for code, number in r.rejections.items()
+    ]
+    if not counts:
+        return
+    columns = ("dataset", "split", "rejected", "rejections")
+    render.line("")
+    if not dry_run:
+        rows = [(*row, _example_text(examples)) for *row, examples in counts]
+        return render.table((*columns, "for example"), rows)
+    render.table(columns, [row[:-1] for row in counts])
+    render.line("")
+    render.table(
+        ("split", "rejected", "file", "record", "reason"),
+        [
+            (split, code, one.source.file, one.source.record, " ".join(one.message.split()))
+            for _, split, code, _, examples in counts
+            for one in examples
+        ],
+    )
+    if any(number > len(examples) for *_, number, examples in counts):
+        render.note("the first few of each code are listed; a conversion keeps all of them")
+
+
+def _example_text(examples: "Sequence[Rejection]") -> str | None:
+    if not examples:
+        return None
+    one = examples[0]
+    return f"{one.source.file}: {one.source.record}: {' '.join(one.message.split())}"

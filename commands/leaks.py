@@ -8,6 +8,7 @@ import typer
 from commands.options import Json, Overwrite, Shards, Workers
 from roikit import paths
 from roikit.errors import ChecksFailedError, UsageError
+from roikit.path_errors import check_writable
 
 
 def leaks(
@@ -66,7 +67,7 @@ def leaks(
     from roikit import render
     from shards.commit import list_datasets
     from shards.contact_sheet import write_contact_sheet
-    from shards.kept_clean import dataset_and_split
+    from shards.kept_clean import dataset_and_split, list_path
     from shards.leaks import find_leaks
 
     all_splits = [(info.dataset, info.split) for info in list_datasets(shards)]
@@ -83,6 +84,10 @@ def leaks(
         raise UsageError("--save: looks are not compared with --no-pixels")
     if save is not None and save.exists() and not overwrite:  # before the work, not after it
         raise UsageError(f"`{save}` exists", hint="pass --overwrite, or another name")
+    for path in [list_path(shards, "@".join(name)) for name in asked] if write_list else []:
+        check_writable(path)
+    if save is not None:
+        check_writable(save)
     with render.progress("hashing", "pictures") as progress:
         found = find_leaks(
             shards,

@@ -77,8 +77,8 @@ def stats(
     )
     if found.rejections:
         render.line("")
-        rows = [(r.dataset, r.split, r.code, r.records) for r in found.rejections]
-        render.table(("dataset", "split", "rejected", "records"), rows)
+        rows = [(r.dataset, r.split, r.code, r.rejections) for r in found.rejections]
+        render.table(("dataset", "split", "rejected", "rejections"), rows)
 
 
 def _compare(shards: Path, names: list[str], other: str, examples: int, as_json: bool) -> None:
@@ -122,7 +122,7 @@ def _show_comparison(found: "Comparison") -> None:
     )
     if found.rejections:
         render.line("")
-        lost = [(r.pair, r.code, *_beside(r.records)) for r in found.rejections]
+        lost = [(r.pair, r.code, *_beside(r.rejections)) for r in found.rejections]
         render.table(("splits", "rejected", "before", "after", "difference"), lost)
     for one in found.changed:
         render.line(f"\n{one.pair}  {one.task}  {one.id}  {one.native_id}")

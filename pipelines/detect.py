@@ -26,6 +26,7 @@ from pipelines.llava_boxes import MAX_BOXES, MIN_SCORE
 from pipelines.picture_files import PictureFile, find_pictures
 from roikit import paths
 from roikit.errors import UsageError
+from roikit.path_errors import check_writable
 from roikit.sample import Rejection
 
 DEFAULT_BATCH_SIZE = 8
@@ -141,6 +142,9 @@ def label(
 
     _check_options(threshold, max_boxes, batch_size)
     out = out if out is not None else default_out(source, detector)
+    check_writable(out)  # now, not after hours of work
+    if out.is_dir():
+        raise UsageError(f"`{out}`: expected a file to write, found a folder")
     pictures = find_pictures(source)[:limit]
     loaded = load_detector(
         detector, classes=read_classes(classes) if classes else None, device=device, dtype=dtype
@@ -152,9 +156,9 @@ def label(
         threshold=threshold,
         max_boxes=max_boxes,
     )
-    if out.is_dir() or not overwrite:
+    if not overwrite:
         _check_out(out, settings, {picture.name for picture in pictures})
-    out.parent.mkdir(parents=True, exist_ok=True)  # now, not after hours of work
+    out.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     cache_path = paths.home() / "data" / "detections" / "cache" / f"{settings.key()[:32]}.sqlite"
     with DetectionCache(cache_path) as cache:

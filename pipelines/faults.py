@@ -32,7 +32,11 @@ def clear_disk_errors(out: Path) -> Iterator[None]:
         where = error.filename or out
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         is_closed = error.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
-        if is_closed and Path(where).resolve().is_relative_to(out.resolve()):
+        if is_closed and not Path(where).resolve().is_relative_to(out.resolve()):
+            raise UsageError(
+                f"`{where}`: cannot be used: {error.strerror}", hint="give yourself the right"
+            ) from error
+        if is_closed:
             raise UsageError(
                 f"`{where}`: expected to be allowed to write there: {error.strerror}",
                 hint="give yourself the right, or choose another `--out`",

@@ -23,6 +23,7 @@ from pipelines import (
 )
 from pipelines.full_scale_draws import Picture, draw_pictures
 from roikit.errors import RoikitError, UsageError
+from roikit.path_errors import check_writable, usable
 from shards.atomic import locked
 
 #: Raised when the same seed would give other bytes.
@@ -150,12 +151,11 @@ def make_full_scale(
             raise UsageError(f"datasets: expected some of {known}, got `{name}`")
     if seed < 0:
         raise UsageError(f"seed: expected 0 or more, got {seed}")
-    done = {name: mark for name in chosen if (mark := _finished(out / name, seed, overwrite))}
-    missing = [name for name in chosen if name not in done]
-    try:
+    with usable(out, "written"):
+        done = {name: mark for name in chosen if (mark := _finished(out / name, seed, overwrite))}
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"`{out}`: expected a folder, cannot make it: {error.strerror}") from error
+        check_writable(out / _LOCK_FILE)
+    missing = [name for name in chosen if name not in done]
     _check_space(out, missing)
     reports = []
     with locked(out / _LOCK_FILE, wait=False):

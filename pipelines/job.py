@@ -1,5 +1,6 @@
 """A conversion as the user asked for it, checked before anything is read."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,7 +8,9 @@ from pathlib import Path
 from pipelines.draft import DatasetSpec, OpenSource, SourceOptions
 from pipelines.engines import Engine
 from pipelines.reports import ProgressCall
+from roikit import paths
 from roikit.errors import UsageError
+from roikit.path_errors import usable
 from roikit.urls import clean_command
 from shards import remote as store
 
@@ -66,8 +69,13 @@ class Job:
 
 
 def open_source(job: Job) -> OpenSource:
-    """Find the dataset's files."""
-    return job.spec.open_source(job.source, job.image_roots, job.options)
+    """Find the dataset's files.
+
+    Raises:
+        UsageError: they are not there, or the source cannot be read.
+    """
+    with usable(job.source, "read"):
+        return job.spec.open_source(job.source, job.image_roots, job.options)
 
 
 def choose_splits(job: Job, opened: OpenSource) -> list[str]:
@@ -99,6 +107,15 @@ def check_share(max_rejects: float) -> None:
     """Refuse a share that is none."""
     if not 0 <= max_rejects <= 1:
         raise UsageError(f"max_rejects: expected a share from 0 to 1, got {max_rejects}")
+
+
+def rejections_query(job: Job) -> str:
+    """Return the command that lists what a job's conversion rejected."""
+    sql = f"select * from rejections where dataset = '{job.spec.name}'"
+    command = f'roikit query "{sql}"'
+    if job.out == paths.shards_dir():
+        return command
+    return f"{command} --shards {shlex.quote(store.url_of(job.out) or str(job.out))}"
 
 
 def _flag(name: str) -> str:

@@ -35,6 +35,7 @@ from pipelines.miniature_trees import TREES, write_trees
 from pipelines.miniature_vcr import annotation_id, vcr_place, write_vcr
 from pipelines.miniature_write import IDS_PER_IMAGE, write_coco, write_scenes, write_visual_genome
 from roikit.errors import UsageError
+from roikit.path_errors import check_writable, usable
 
 SCENES_FILE = "scenes.jsonl"
 #: Every tree; the first three are drawn, the others show their pictures.
@@ -136,7 +137,9 @@ def make_miniature(
     _check_range(0, 1, close_ups=close_ups, shared=shared, odd_sizes=odd_sizes)
     _check_range(0, 0.9, relations=relations, evaluation=evaluation)
     _check_range(1, 1000, questions=questions, workers=workers)
-    _check_empty(out, overwrite)
+    with usable(out, "written"):
+        _check_empty(out, overwrite)
+        check_writable(out)
     tasks = _plan(images, seed, shares, close_ups, shared, evaluation, image_wh, odd_sizes)
     partial = out.parent / f".{out.name}.part"
     shutil.rmtree(partial, ignore_errors=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from pipelines.draft import OfficialCounts
 from roikit.errors import ChecksFailedError
+from roikit.sample import Rejection
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,8 @@ class SplitReport:
     official_records: int | None = None
     kinds: dict[str, int] = field(default_factory=dict)  #: records found, of kinds counted apart
     official_kinds: dict[str, int] = field(default_factory=dict)  #: of these, as published
+    #: by code, the first few; none where it had been converted before
+    examples: dict[str, list[Rejection]] = field(default_factory=dict)
     images_added: int = 0  #: by an extension
     bytes_needed: int = 0  #: about what the shards still need on the disk; dry runs only
     bytes_free: int = 0  #: there; dry runs only
@@ -89,7 +92,7 @@ class StepReport:
 
 
 class FailedConversionError(ChecksFailedError):
-    """A split is committed, but is not as the user demanded."""
+    """A split is read and, but for a dry run, committed; it is not as the user demanded."""
 
     def __init__(self, message: str, *, hint: str, reports: list[SplitReport]) -> None:
         super().__init__(message, hint=hint)
@@ -97,33 +100,59 @@ class FailedConversionError(ChecksFailedError):
 
 
 class TooManyRejectsError(FailedConversionError):
-    """A split lost more records to faults than allowed."""
+    """A split lost more records to faults than allowed; its counts may differ as well."""
 
 
 class CountsDifferError(FailedConversionError):
     """A split holds another number of images or records than was published."""
 
 
-def check_faults(reports: list[SplitReport], max_rejects: float) -> None:
-    """Fail where more than a share of `max_rejects` of a split's records was lost to faults.
+def check_reports(
+    reports: list[SplitReport],
+    *,
+    max_rejects: float,
+    strict: bool,
+    listing: str | None,
+    official_sum: OfficialCounts | None = None,
+) -> None:
+    """Fail where a split is not as the user demanded.
+
+    Args:
+        reports: of all splits.
+        max_rejects: share of a split's records that may be lost to faults.
+        strict: counts must be the published ones; it is said where none are known.
+        listing: the command that lists the rejections; None on a dry run, which keeps none.
+        official_sum: what all splits together are compared with, where that alone is known.
 
     Raises:
-        TooManyRejectsError: it was; it carries all reports.
+        TooManyRejectsError: more records were lost; it carries all reports.
+        CountsDifferError: that is well, but counts differ.
     """
-    bad = [report for report in reports if report.fault_share > max_rejects]
-    if not bad:
-        return
+    lost = _lost(reports, max_rejects)
+    differing = _differing(reports, official_sum) if strict else None
+    counts_hint = "are all files there, and of the release that docs/datasets.md names?"
+    if lost is not None:
+        kept = (
+            f"the rest is converted; `{listing}` lists them" if listing else "nothing was written"
+        )
+        hint = f"{kept}, `--max-rejects` allows more"
+        raise TooManyRejectsError(
+            f"{lost}; {differing}" if differing else lost,
+            hint=f"{hint}; counts: {counts_hint}" if differing else hint,
+            reports=reports,
+        )
+    if differing is not None:
+        raise CountsDifferError(differing, hint=counts_hint, reports=reports)
+
+
+def _lost(reports: list[SplitReport], max_rejects: float) -> str | None:
     worst = "; ".join(
         f"{report.dataset} {report.split}: {report.faults:,} of {report.records_found:,} records"
         f" ({report.fault_share:.1%})"
-        for report in bad
+        for report in reports
+        if report.fault_share > max_rejects
     )
-    raise TooManyRejectsError(
-        f"lost more than {max_rejects:.1%} of the records to faults: {worst}",
-        hint='the rest is converted; `roikit query "select * from rejections"` lists them, '
-        "`--max-rejects` allows more",
-        reports=reports,
-    )
+    return f"lost more than {max_rejects:.1%} of the records to faults: {worst}" if worst else None
 
 
 def sum_differences(reports: list[SplitReport], official: OfficialCounts | None) -> list[str]:
@@ -138,16 +167,7 @@ def sum_differences(reports: list[SplitReport], official: OfficialCounts | None)
     return _differences(names, found)
 
 
-def check_counts(reports: list[SplitReport], official_sum: OfficialCounts | None = None) -> None:
-    """Fail where counts differ from the published ones; say so where none are known.
-
-    Args:
-        reports: of the splits, each compared with its own counts.
-        official_sum: what all of them together are compared with, where that is known.
-
-    Raises:
-        CountsDifferError: they differ; it carries all reports.
-    """
+def _differing(reports: list[SplitReport], official_sum: OfficialCounts | None) -> str | None:
     for report in reports if official_sum is None else ():
         has_kinds = bool(report.official_kinds.keys() & report.kinds)
         if not has_kinds and report.official_images is report.official_records is None:
@@ -155,14 +175,9 @@ def check_counts(reports: list[SplitReport], official_sum: OfficialCounts | None
                 "--strict: no published counts of %s %s are known here, nothing was compared",
                 report.dataset, report.split,
             )  # fmt: skip
-    differences = [text for report in reports for text in report.count_differences]
-    differences += sum_differences(reports, official_sum)
-    if differences:
-        raise CountsDifferError(
-            f"counts differ from the published ones: {'; '.join(differences)}",
-            hint="are all files there, and of the release that docs/datasets.md names?",
-            reports=reports,
-        )
+    found = [text for report in reports for text in report.count_differences]
+    found += sum_differences(reports, official_sum)
+    return f"counts differ from the published ones: {'; '.join(found)}" if found else None
 
 
 def _differences(name: str, found: Iterable[tuple[str, int, int | None]]) -> list[str]:

@@ -24,16 +24,11 @@ from pipelines.job import (
     check_share,
     choose_splits,
     open_source,
+    rejections_query,
 )
 from pipelines.plan import remove_plans, split_name
 from pipelines.registry import find_dataset
-from pipelines.reports import (
-    ProgressCall,
-    SplitReport,
-    check_counts,
-    check_faults,
-    sum_differences,
-)
+from pipelines.reports import ProgressCall, SplitReport, check_reports, sum_differences
 from pipelines.space import expected_bytes, free_bytes
 from pipelines.split import (
     add_counts,
@@ -164,13 +159,17 @@ def convert_job(
             f"`{job.source}`: expected images in {chosen}, found none",
             hint="are these the dataset's own annotation files?",
         )
-    check_faults(reports, max_rejects)
-    is_whole = job.splits is None and job.limit is None
-    official_sum = opened.official_sum if is_whole else None
-    if strict:
-        check_counts(reports, official_sum)
+    is_all = job.splits is None and job.limit is None
+    official_sum = opened.official_sum if is_all else None
     for difference in sum_differences(reports, official_sum):
         log.warning("counts differ: %s", difference)
+    check_reports(
+        reports,
+        max_rejects=max_rejects,
+        strict=strict,
+        listing=None if dry_run else rejections_query(job),
+        official_sum=official_sum,
+    )
     return reports
 
 

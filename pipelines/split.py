@@ -195,7 +195,7 @@ def commit_split(
     if plan.base is not None:
         base = _base_of(job, plan)
         _require_whole(job, base)
-    settings = plan.settings | {"counts": msgspec.to_builtins(counts)}
+    settings = plan.settings | {"counts": counts.committed()}
     if plan.official != OfficialCounts():
         settings["published"] = msgspec.to_builtins(plan.official)
     if plan.kinds:
@@ -303,6 +303,7 @@ def report_split(
         records_by_policy=counts.records_by_policy,
         boxes_clipped=counts.boxes_clipped,
         rejections=counts.rejections,
+        examples=dict(sorted(counts.examples.items())),
         num_shards=num_shards,
         num_bytes=committed.tar_bytes if committed else 0,
         seconds=time.monotonic() - started,

@@ -22,10 +22,17 @@ from pipelines.draft import OfficialCounts, OpenSource
 from pipelines.engines import make_ready, sigterm_as_exit
 from pipelines.extend import setting_differences
 from pipelines.faults import clear_disk_errors, make_root
-from pipelines.job import DEFAULT_MAX_REJECTS, Job, check_share, choose_splits, open_source
+from pipelines.job import (
+    DEFAULT_MAX_REJECTS,
+    Job,
+    check_share,
+    choose_splits,
+    open_source,
+    rejections_query,
+)
 from pipelines.plan import changed_source, find_plan, remove_plans, split_name
 from pipelines.remote_source import remote_folder
-from pipelines.reports import SplitReport, StepReport, check_counts, check_faults
+from pipelines.reports import SplitReport, StepReport, check_reports
 from pipelines.space import check_space, expected_bytes
 from pipelines.split import (
     PlannedSplit,
@@ -175,9 +182,8 @@ def commit_step(
             _require_finished(job, planned)
         reports = [_commit(job, planned) for planned in planned_splits]
         reports += [_tidy_done(job, info) for info in done]
-    check_faults(reports, max_rejects)
-    if strict:
-        check_counts(reports)
+    listing = rejections_query(job)
+    check_reports(reports, max_rejects=max_rejects, strict=strict, listing=listing)
     return reports
 
 

@@ -5,6 +5,8 @@ The tar is put in place by a rename, then the sidecar; a finished shard is recog
 """
 
 import hashlib
+import heapq
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -42,6 +44,9 @@ from shards.writer import write_shard
 
 #: In a plan's folder: what a shard for a store is made in.
 _MAKING_PREFIX = "shard-"
+#: Rejections of one code that are shown; all of them are counted, and kept in the manifest.
+MAX_EXAMPLES = 10
+_DIGITS = re.compile(r"[0-9]+")
 
 #: Called with (images done, bytes read) since the last call.
 Tick = Callable[[int, int], None]
@@ -57,14 +62,22 @@ class TaskCounts(msgspec.Struct, kw_only=True):
     records_by_policy: int = 0
     boxes_clipped: int = 0
     rejections: dict[str, int] = {}
+    #: By code, the first `MAX_EXAMPLES` in their files' order: for the report, not for the commit.
+    examples: dict[str, list[Rejection]] = {}
 
     def add(self, other: "TaskCounts") -> None:
         """Add another shard's counts."""
         for name in self.__struct_fields__:
-            if name != "rejections":
+            if name not in ("rejections", "examples"):
                 setattr(self, name, getattr(self, name) + getattr(other, name))
         for code, count in other.rejections.items():
             self.rejections[code] = self.rejections.get(code, 0) + count
+        for code, found in other.examples.items():
+            self.examples[code] = _first([*self.examples.get(code, ()), *found])
+
+    def committed(self) -> dict[str, Any]:
+        """Return what a commit keeps of them: plain values, without the examples."""
+        return {name: v for name, v in msgspec.to_builtins(self).items() if name != "examples"}
 
 
 def run_task(plan_dir: Path, index: int, out: Path | None, tick: Tick) -> TaskCounts:
@@ -103,8 +116,11 @@ def run_task(plan_dir: Path, index: int, out: Path | None, tick: Tick) -> TaskCo
         rows = []
     else:
         rows = write_shard(tar, _while_ours(entries, out, plan))
+    by_code: dict[str, list[Rejection]] = {}
     for rejection in rejections:
-        counts.rejections[rejection.code] = counts.rejections.get(rejection.code, 0) + 1
+        by_code.setdefault(rejection.code, []).append(rejection)
+    counts.rejections = {code: len(found) for code, found in by_code.items()}
+    counts.examples = {code: _first(found) for code, found in by_code.items()}
     if out is not None:
         # Before the sidecar, which says that the task is done.
         write_bytes(counts_path, msgspec.json.encode(counts))
@@ -157,6 +173,16 @@ def _run_for_store(plan: Plan, plan_dir: Path, index: int, out: Path, tick: Tick
             out, **name, made=made, counts=_counts_path(plan_dir, index), plan_hash=plan.plan_hash
         )
     return counts
+
+
+def _first(rejections: list[Rejection]) -> list[Rejection]:
+    """Return the first of them in the order of their files: `line 9` comes before `line 10`."""
+
+    def place(rejection: Rejection) -> tuple[str, str]:
+        source = rejection.source
+        return source.file, _DIGITS.sub(lambda number: number[0].zfill(20), source.record)
+
+    return heapq.nsmallest(MAX_EXAMPLES, rejections, key=place)
 
 
 def _counts_path(plan_dir: Path, index: int) -> Path:

@@ -9,7 +9,8 @@ from shards.layout import COMMIT_NAME
 def notice(name: str, out: Path) -> list[str]:
     """Return the lines to show before a conversion.
 
-    None where a split of the dataset is committed below `out` already: they were shown then.
+    None for one's own data, and where a split of the dataset is committed below `out` already: they
+    were shown then.
 
     Args:
         name: the dataset.
@@ -19,9 +20,7 @@ def notice(name: str, out: Path) -> list[str]:
         UsageError: there is no such dataset.
     """
     spec = find_dataset(name)
-    if any(out.glob(f"{name}/*/{COMMIT_NAME}")):
+    if spec.stage == "own data" or any(out.glob(f"{name}/*/{COMMIT_NAME}")):
         return []
-    return [
-        f"{spec.title}: {spec.licence}",
-        f"registration: {spec.registration or 'none'}",
-    ]
+    lines = [f"{spec.title}: {spec.licence}"]
+    return lines if spec.registration is None else [*lines, f"registration: {spec.registration}"]

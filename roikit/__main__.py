@@ -15,6 +15,7 @@ from types import FrameType
 from typing import NoReturn
 
 from roikit.errors import RoikitError, UsageError
+from roikit.path_errors import WRONG_PATH
 
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
@@ -91,6 +92,9 @@ def describe(error: BaseException) -> tuple[str, str | None, int]:
         where = f" at `{error.filename}`" if error.filename else ""
         hint = "free some space or choose another `--out`; what is finished is kept, run it again"
         return f"the disk is full{where}", hint, 1
+    if isinstance(error, OSError) and error.filename is not None and error.errno in WRONG_PATH:
+        hint = "give yourself the right, or choose another path"
+        return f"`{error.filename}`: cannot be used: {error.strerror}", hint, UsageError.exit_code
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror or type(error).__name__}", None, 1
     first_line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")

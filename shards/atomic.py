@@ -46,9 +46,13 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         put_in_place(temporary, path)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in _WRITING and error.filename is None:
-            error.filename = str(path)  # of a failed write the system does not say where
+        with contextlib.suppress(OSError):  # what went wrong is said, not what followed from it
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and (
+            (error.errno in _WRITING and error.filename is None)  # of a failed write it is not said
+            or error.filename == str(temporary)
+        ):
+            error.filename = str(path)
         raise
 
 

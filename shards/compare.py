@@ -60,11 +60,11 @@ class TaskChange:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RejectionChange:
-    """Records rejected for one reason, before and after."""
+    """Rejections for one reason, before and after."""
 
     pair: str
     code: str
-    records: Change
+    rejections: Change
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -283,13 +283,13 @@ def _rejections(
     for side, name in (("before", pair.before), ("after", pair.after)):
         sql = f"SELECT code, count(*) FROM {side}.rejections WHERE dataset = ? AND split = ?"
         rows = connection.execute(f"{sql} GROUP BY code", list(name)).fetchall()
-        for code, records in rows:
-            counts.setdefault(code, {})[side] = records
+        for code, rejections in rows:
+            counts.setdefault(code, {})[side] = rejections
     return tuple(
         RejectionChange(
             pair=pair.name,
             code=code,
-            records=_change(found.get("before", 0), found.get("after", 0)),
+            rejections=_change(found.get("before", 0), found.get("after", 0)),
         )
         for code, found in sorted(counts.items())
     )

@@ -13,6 +13,7 @@ import PIL.Image
 
 from roikit.errors import UsageError
 from roikit.images import decode_rgb
+from roikit.path_errors import usable
 from shards.atomic import write_bytes
 from shards.leaks import LookAlike
 from shards.read import read_sample
@@ -67,8 +68,9 @@ def write_contact_sheet(
     ]
     template = jinja2.Environment(autoescape=True).from_string(_PAGE)
     page = template.render(pairs=shown, shown=len(shown), total=len(pairs))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, page.encode())
+    with usable(path, "written"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, page.encode())
     return len(shown)
 
 

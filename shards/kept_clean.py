@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from roikit.errors import UsageError
+from roikit.path_errors import usable
 from shards.atomic import write_bytes
 from shards.commit import load_dataset
 from shards.identity import excluded_hashes, identities, split_identities
@@ -121,7 +122,7 @@ def write_list(
         overwrite: replace another list of that name; the same one may always stand there.
 
     Raises:
-        UsageError: another list stands there.
+        UsageError: another list stands there, or it cannot be written.
     """
     path = list_path(root, name)
     lines = [f"# the pictures of {name}, from {origin}", *sorted(set(known))]
@@ -131,8 +132,9 @@ def write_list(
             f"{path}: another list of this benchmark lies here",
             hint="pass --overwrite to replace it",
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, data)
+    with usable(path, "written"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, data)
     return path
 
 

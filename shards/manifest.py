@@ -20,6 +20,7 @@ import msgspec
 import pyarrow as pa
 
 from roikit.errors import CorruptSampleError, RoikitError, UsageError
+from roikit.path_errors import check_writable
 from shards import sidecar
 from shards.atomic import locked, put_in_place, temporary_files, temporary_path
 from shards.commit import DatasetInfo, list_readable, load_dataset, rebuild_index
@@ -117,7 +118,7 @@ def rebuild(root: Path | str) -> Path:
         The manifest's path.
 
     Raises:
-        UsageError: `root` holds no committed split.
+        UsageError: `root` holds no committed split, or cannot be written.
         CorruptSampleError: a sidecar is missing or cannot be read.
     """
     if url_of(root) is not None:
@@ -128,6 +129,8 @@ def rebuild(root: Path | str) -> Path:
             f"{url_of(root) or root}: no committed dataset lies here (no `*/*/{COMMIT_NAME}`)",
             hint="`roikit convert` makes one",
         )
+    path = manifest_path(root)
+    check_writable(path)
     for info in datasets:
         try:
             rebuild_index(root, info.dataset, info.split)
@@ -135,7 +138,6 @@ def rebuild(root: Path | str) -> Path:
             name = f"`{info.dataset}@{info.split}`"
             hint = f"run the `roikit convert` again that made {name}: it makes what is missing"
             raise CorruptSampleError(str(error), hint=hint) from error
-    path = manifest_path(root)
     with _replacing(path) as temporary:
         _write(temporary, Path(root), datasets)
     return path

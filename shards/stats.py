@@ -25,12 +25,12 @@ class TaskStats:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RejectionStats:
-    """How many records of one split were rejected for one reason."""
+    """How many rejections one split has for one reason; one may cost any number of records."""
 
     dataset: str
     split: str
     code: str
-    records: int
+    rejections: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +89,7 @@ def stats(root: Path | str, names: Sequence[str] = ()) -> Stats:
             for row in tasks
         ),
         rejections=tuple(
-            RejectionStats(dataset=row[0], split=row[1], code=row[2], records=row[3])
+            RejectionStats(dataset=row[0], split=row[1], code=row[2], rejections=row[3])
             for row in rejections
         ),
     )

@@ -35,7 +35,7 @@ def stats_page(root: Path | str, names: Sequence[str] = ()) -> str:
         "regions": f"{sum(info.regions for info in datasets):,}",
         "conversations": f"{sum(info.conversations for info in datasets):,}",
         "exchanges": f"{sum(info.exchanges for info in datasets):,}",
-        "records rejected": f"{sum(one.records for one in counts.rejections):,}",
+        "rejections": f"{sum(one.rejections for one in counts.rejections):,}",
         "in tars": bytes_text(sum(info.tar_bytes for info in datasets)),
     }
     sections = [
@@ -64,7 +64,7 @@ def stats_page(root: Path | str, names: Sequence[str] = ()) -> str:
         tasks=_by_split(counts.tasks, lambda t: Bin(name=t.task, count=t.conversations)),
         sections=sections,
         labels=spread.labels,
-        rejections=_by_split(counts.rejections, lambda r: Bin(name=r.code, count=r.records)),
+        rejections=_by_split(counts.rejections, lambda r: Bin(name=r.code, count=r.rejections)),
     )
 
 

@@ -15,6 +15,7 @@ import PIL.Image
 
 from roikit import images
 from roikit.errors import CorruptSampleError, UsageError
+from roikit.path_errors import usable
 from roikit.sample import Sample
 from shards.commit import DatasetInfo
 from shards.layout import parse_key, split_prefix
@@ -54,9 +55,21 @@ def export_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
     """Give a new folder to write into; it takes the place of `out` if the block succeeds.
 
     Raises:
-        UsageError: `out` holds something that is no export, or an export and `overwrite` is false.
+        UsageError: `out` holds something that is no export, or an export and `overwrite` is false;
+            or it cannot be written.
     """
-    out = out.absolute()
+    with usable(out, "written"):
+        partial = _make_partial(out.absolute(), overwrite=overwrite)
+    try:
+        yield partial
+        if out.exists():
+            shutil.rmtree(out)
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _make_partial(out: Path, *, overwrite: bool) -> Path:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         if not (out / REPORT_NAME).is_file():
             raise UsageError(
@@ -71,13 +84,7 @@ def export_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    try:
-        yield partial
-        if out.exists():
-            shutil.rmtree(out)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    return partial
 
 
 def write_report(folder: Path, report: ExportReport) -> None:

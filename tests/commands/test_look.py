@@ -53,7 +53,7 @@ def test_compare_shows_what_faithful_changes(
     assert every["other_answers"] > 0
     assert tasks["choice"]["other_text"] == 0
     (lost,) = found["rejections"]
-    assert (lost["code"], lost["records"]["after"]) == ("E_NUMBER_LOST", every["only_before"])
+    assert (lost["code"], lost["rejections"]["after"]) == ("E_NUMBER_LOST", every["only_before"])
     assert run(monkeypatch, "stats", "vcr@train", "--compare", other) == 0
     said = capsys.readouterr().out
     assert "\n  - assistant  region" in said and "\n  + assistant  " in said

@@ -257,7 +257,7 @@ def test_a_file_of_somebody_else_is_not_overwritten(
     with pytest.raises(UsageError, match="something else than a table of `roikit label`"):
         run(tree, make_detector(), out=out)
     assert out.read_bytes() == b"my own"
-    with pytest.raises(UsageError, match="something else than a table of `roikit label`"):
+    with pytest.raises(UsageError, match="expected a file to write, found a folder"):
         run(tree, make_detector(), out=tmp_path)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from pipelines import space, task
+from pipelines.faults import clear_disk_errors
 from pipelines.job import Job
 from pipelines.registry import DATASETS
 from pipelines.run import convert
@@ -183,6 +184,16 @@ def test_a_read_only_source_is_enough(
     with pytest.raises(OSError, match="Read-only"):
         (source / "new").touch()
     assert run(source, shards.root).images_converted == 4
+
+
+def test_a_source_file_that_may_not_be_read_is_named_with_exit_2(tmp_path: Path) -> None:
+    closed = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "source/a.json"))
+    with (
+        pytest.raises(UsageError, match=r"source/a\.json`: cannot be used: Permission denied") as e,
+        clear_disk_errors(tmp_path / "out"),
+    ):
+        raise closed
+    assert "--out" not in str(e.value.hint)
 
 
 def test_an_output_that_is_read_only_is_one_line(

@@ -13,4 +13,4 @@ def test_stats_count_by_split_and_task(tmp_path, make_split):
         TaskStats(**where, task="caption", **caption, answer_words=42),
         TaskStats(**where, task="choice", **choice, answer_words=0),
     )
-    assert found.rejections == (RejectionStats(**where, code="E_BOX_OUTSIDE", records=2),)
+    assert found.rejections == (RejectionStats(**where, code="E_BOX_OUTSIDE", rejections=2),)
