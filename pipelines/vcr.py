@@ -17,17 +17,15 @@ views (its off-by-one, and its taking of ordinary numbers for objects, are kept 
 only: `vcr_faithful.py`).
 """
 
-import contextlib
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import msgspec
 
-from pipelines.annotations import JSON_ERRORS, Int64, decode_record, read_lines
+from pipelines.annotations import Int64, decode_record
 from pipelines.draft import (
     Built,
     DatasetSpec,
@@ -37,19 +35,19 @@ from pipelines.draft import (
     OpenSource,
     Picture,
     SourceOptions,
-    SplitRecords,
 )
-from pipelines.images import Frame, ImageRoots, changed, image_roots, match_frame, safe_name
+from pipelines.images import image_roots
 from pipelines.phrasing import enumerated
 from pipelines.rejections import reject
-from pipelines.source import missing_files, require_folder, unusable_picture
+from pipelines.source import missing_files, require_folder
 from pipelines.vcr_faithful import Originals, View, all_view, listed, own_view
-from pipelines.vcr_text import Tokens, class_name, detokenise, mentions_in
+from pipelines.vcr_read import PICTURES, Payload, read_split
+from pipelines.vcr_scene import Scene, read_scene
+from pipelines.vcr_text import Tokens, detokenise, mentions_in
 from roikit.mentions import mention
-from roikit.sample import Choice, Conversation, Region, Rejection, Source, Task, Turn
+from roikit.sample import Choice, Conversation, Rejection, Source, Task, Turn
 
-_PICTURES = "vcr1images"
-_EXPECTS = ("train.jsonl", "val.jsonl", "test.jsonl", f"{_PICTURES}/")
+_EXPECTS = ("train.jsonl", "val.jsonl", "test.jsonl", f"{PICTURES}/")
 _SPLITS = ("train", "val", "test")
 _TASKS: dict[str, Task] = {
     "all": "reasoning-all",
@@ -57,16 +55,6 @@ _TASKS: dict[str, Task] = {
     "multi": "reasoning-multi",
 }
 _CLASS_WORD = re.compile(r"\w")
-
-
-class _Key(msgspec.Struct):
-    img_fn: str
-    metadata_fn: str
-    annot_id: str
-
-
-class _Named(msgspec.Struct):
-    objects: list[str]
 
 
 class _Question(msgspec.Struct, gc=False):
@@ -83,25 +71,7 @@ class _Question(msgspec.Struct, gc=False):
     rationale_orig: str | None = None
 
 
-class _Metadata(msgspec.Struct, gc=False):
-    boxes: list[list[float]]
-    names: list[str] | None = None
-    width: Int64 | None = None
-    height: Int64 | None = None
-
-
-class Payload(msgspec.Struct, array_like=True):
-    """One image's questions, not decoded yet, and where its metadata lies."""
-
-    metadata_file: str
-    metadata_root: int | None  #: index of the image folder it was found in
-    lines: list[tuple[int, bytes]]  #: (line number from 1, JSON)
-
-
-_keys = msgspec.json.Decoder(_Key)
 _questions = msgspec.json.Decoder(_Question)
-_named = msgspec.json.Decoder(_Named)
-_metadata = msgspec.json.Decoder(_Metadata)
 
 
 #: Source: the dataset's own page; a record is a question. Those of images are commonly cited.
@@ -119,9 +89,9 @@ def open_source(source: Path, extra_roots: Sequence[Path], options: SourceOption
         UsageError: no such folder, or none of the three `.jsonl` files in it.
     """
     require_folder(source, SPEC.title, _EXPECTS)
-    roots = image_roots((source / _PICTURES, source), extra_roots)
+    roots = image_roots((source / PICTURES, source), extra_roots)
     splits = {
-        name: partial(_read, source, name, roots)
+        name: partial(read_split, source, name, roots)
         for name in _SPLITS
         if (source / f"{name}.jsonl").is_file()
     }
@@ -134,7 +104,7 @@ def build(draft: Draft, picture: Picture) -> Built:
     """Turn one image's questions into conversations."""
     built = Built()
     payload = msgspec.convert(draft.payload, Payload)
-    scene = _read_scene(draft, payload, picture, built)
+    scene = read_scene(draft, payload, picture, built)
     if isinstance(scene, Rejection):
         built.rejections.append(scene)
         return built
@@ -157,87 +127,8 @@ def build(draft: Draft, picture: Picture) -> Built:
     return built
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Scene:
-    """The picture's objects: `numbers[i]` is the region number of object i, None without a box."""
-
-    regions: list[Region]
-    numbers: list[int | None]
-
-    @property
-    def listed(self) -> str:
-        """All regions, as a lead-in lists them."""
-        return enumerated([mention(i + 1) for i in range(len(self.regions))])
-
-
-def _read_scene(
-    draft: Draft, payload: Payload, picture: Picture, built: Built
-) -> _Scene | Rejection:
-    """Read the metadata and place its boxes; bad boxes are rejected one by one."""
-    where = {"file": payload.metadata_file, "native_id": draft.native_id}
-    if payload.metadata_root is None:
-        return unusable_picture(
-            "E_METADATA_MISSING", draft, reason=f"`{payload.metadata_file}` is not there"
-        )
-    try:
-        data = picture.roots.read(payload.metadata_root, payload.metadata_file)
-    except FileNotFoundError as error:
-        folder = picture.roots.folders[payload.metadata_root]
-        raise changed(folder, payload.metadata_file, "was there", "it is gone") from error
-    except PermissionError as error:
-        reason = f"`{payload.metadata_file}` cannot be read: {error.strerror}"
-        return unusable_picture("E_METADATA_MISSING", draft, reason=reason)
-    metadata = decode_record(_metadata, data, record="the file", **where)
-    if isinstance(metadata, Rejection):
-        return metadata
-    named_wh = (metadata.width, metadata.height) if metadata.width and metadata.height else None
-    frame = match_frame(picture.header, named_wh)
-    if frame is None:
-        sized = msgspec.structs.replace(draft, image_wh=named_wh)
-        return unusable_picture("E_SIZE_MISMATCH", sized, picture.header)
-    names = metadata.names or _named_by_questions(payload)
-    if len(names) != len(metadata.boxes):
-        message = f"{len(names)} names for {len(metadata.boxes)} boxes"
-        return reject("E_COUNT_MISMATCH", message, record="names", **where)
-    scene = _Scene(regions=[], numbers=[])
-    for i, box in enumerate(metadata.boxes):
-        placed = _place(frame, box)
-        if isinstance(placed, str):
-            message = f"box {box} in a picture of {frame.annotated_wh}"
-            built.rejections.append(reject(placed, message, record=f"boxes[{i}]", **where))
-            scene.numbers.append(None)
-            continue
-        box_xyxy, is_clipped = placed
-        built.num_clipped += is_clipped
-        scene.regions.append(
-            Region(
-                box_xyxy=box_xyxy,
-                label=class_name(names[i]),
-                origin="detector",
-                native_id=str(i),
-                score=box[4] if len(box) > 4 else None,
-            )
-        )
-        scene.numbers.append(len(scene.regions))
-    return scene
-
-
-def _named_by_questions(payload: Payload) -> list[str]:
-    """Return the objects' names as the questions give them, for metadata that lacks them."""
-    for _, line in payload.lines:
-        with contextlib.suppress(*JSON_ERRORS):
-            return _named.decode(line).objects
-    return []
-
-
-def _place(frame: Frame, box: list[float]) -> tuple[tuple[float, float, float, float], bool] | str:
-    if len(box) < 4:
-        return "E_FIELD_TYPE"
-    return frame.place(box[:4])
-
-
 def _conversations(
-    question: _Question, scene: _Scene, draft: Draft, picture: Picture, built: Built
+    question: _Question, scene: Scene, draft: Draft, picture: Picture, built: Built
 ) -> list[Conversation] | Rejection:
     """Make a question's views and choices, or say why it cannot be used at all."""
     where = {
@@ -343,7 +234,7 @@ class _Maker:
     """Makes the conversations of one question."""
 
     question: _Question
-    scene: _Scene
+    scene: Scene
     draft: Draft
     picture: Picture
     asked: str  #: the question's text, with mentions
@@ -419,7 +310,7 @@ def _said(text: str) -> Turn:
     return Turn(role="assistant", text=text)
 
 
-def _text(tokens: Tokens, field: str, scene: _Scene, where: dict[str, str]) -> str | Rejection:
+def _text(tokens: Tokens, field: str, scene: Scene, where: dict[str, str]) -> str | Rejection:
     """Make the record's text of a token list."""
     parts: list[str | None] = []
     spoken: list[str] = []
@@ -445,70 +336,6 @@ def _text(tokens: Tokens, field: str, scene: _Scene, where: dict[str, str]) -> s
     if not _CLASS_WORD.search(text):
         return reject("E_PHRASE_EMPTY", f"{field}: expected a text, got `{text}`", **where)
     return text
-
-
-def _read(source: Path, split: str, roots: ImageRoots) -> SplitRecords:
-    """Group one file's lines by image."""
-    path = source / f"{split}.jsonl"
-    groups: dict[str, tuple[str, list[tuple[int, memoryview]]]] = {}
-    strays: list[Rejection] = []
-    seen: set[str] = set()
-    for number, line in read_lines(path):
-        record = f"line {number}"
-        key = decode_record(_keys, line, file=path.name, record=record)
-        if isinstance(key, Rejection):
-            strays.append(key)
-        elif key.annot_id in seen:
-            message = f"annot_id {key.annot_id} occurs twice"
-            strays.append(reject("E_RECORD_DUPLICATE", message, file=path.name, record=record))
-        else:
-            seen.add(key.annot_id)
-            groups.setdefault(key.img_fn, (key.metadata_fn, []))[1].append((number, line))
-    # Flat pictures are found by their base names; one that two of them share names neither.
-    shared = Counter(PurePosixPath(image).name for image in groups)
-    drafts = [
-        _draft(image, metadata, lines, path.name, roots, shared[PurePosixPath(image).name] == 1)
-        for image, (metadata, lines) in groups.items()
-    ]
-    return SplitRecords(drafts=drafts, rejections=strays, source_files=(path,))
-
-
-def _draft(
-    image: str,
-    metadata: str,
-    lines: list[tuple[int, memoryview]],
-    source_file: str,
-    roots: ImageRoots,
-    has_own_name: bool,
-) -> Draft:
-    found = _find(image, roots, has_own_name)
-    beside = _find(metadata, roots, has_own_name)
-    payload = Payload(
-        metadata_file=beside[1] if beside else metadata,
-        metadata_root=beside[0] if beside else None,
-        # These point into the mapped file: they become bytes when the draft is written.
-        lines=lines,  # type: ignore[arg-type]
-    )
-    return Draft(
-        group=image,
-        file=found[1] if found else image,
-        native_id=f"vcr:{image.rpartition('.')[0] or image}",
-        root=found[0] if found else None,
-        num_bytes=found[2] if found else 0,
-        image_wh=None,
-        source_file=source_file,
-        record=f"line {lines[0][0]}",
-        num_records=len(lines),
-        payload=payload,
-    )
-
-
-def _find(name: str, roots: ImageRoots, has_own_name: bool) -> tuple[int, str, int] | None:
-    """Look for a picture or its metadata, wherever in the archive's folders a root begins."""
-    if not safe_name(name):
-        return None
-    flat = (PurePosixPath(name).name,) if has_own_name else ()
-    return roots.find((name, f"{_PICTURES}/{name}", *flat))
 
 
 SPEC = DatasetSpec(
