@@ -1,5 +1,4 @@
 import errno
-import json
 import os
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -281,10 +280,14 @@ def test_a_base_name_of_two_pictures_finds_neither_in_a_flat_folder(
 ) -> None:
     other = "other_Movie/" + PurePosixPath(FILE).name
     metadata = other.removesuffix(".jpg") + ".json"
-    tree.lines("train.jsonl", [question(), question("b", img_fn=other, metadata_fn=metadata)])
+    own = question("c", img_fn="movie/own@0.jpg", metadata_fn="movie/own@0.json")
+    shared = question("b", img_fn=other, metadata_fn=metadata)
+    tree.lines("train.jsonl", [question(), shared, own])
     flat = type(tree)(tmp_path / "flat")
-    flat.picture(PurePosixPath(FILE).name, 64, 48)
-    flat.put(PurePosixPath(metadata).name, json.dumps({"boxes": BOXES, "names": OBJECTS}).encode())
+    for name in (PurePosixPath(other).stem, "own@0"):
+        flat.picture(f"{name}.jpg", 64, 48)
+        flat.json(f"{name}.json", {"boxes": BOXES, "names": OBJECTS})
     roots = [flat.root]
     (report,) = convert("vcr", tree.root, shards.root, image_roots=roots, max_rejects=1)
     assert report.rejections == {"E_IMAGE_MISSING": 2}
+    assert report.images_converted == 1
