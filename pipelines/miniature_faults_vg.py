@@ -28,6 +28,7 @@ def plant_in_visual_genome(world: Path) -> list[Planted]:
         ("E_BOX_EMPTY", "a box without a height", {"height": 0}),
         ("E_PHRASE_EMPTY", "a phrase of blanks", {"phrase": " \n "}),
         ("E_FIELD_TYPE", "a corner that is a text", {"x": "left"}),
+        ("E_JSON_INVALID", "a corner that is NaN", {"x": math.nan}),
     ):
         ground.note(code, _REGIONS, f"[{place}].regions[{len(regions)}]", what)
         regions.append(good | {"region_id": ground.new_id()} | change)
@@ -48,9 +49,7 @@ def plant_in_visual_genome(world: Path) -> list[Planted]:
     add_entry("E_IMAGE_UNKNOWN", "an image that is not listed", _UNKNOWN, {})
     add_entry("E_RECORD_DUPLICATE", "an image again", entries[place]["id"], {})
     number, _ = add_image()
-    add_entry("E_JSON_INVALID", "a region with NaN", number, {"x": math.nan})
-    # the entry is lost, so nothing is said of the image that it spoke of
-    ground.note("E_IMAGE_UNANNOTATED", _REGIONS, f"image {number}", "the same image, left bare")
+    ground.note("E_IMAGE_UNANNOTATED", _REGIONS, f"image {number}", "an image nobody speaks of")
     number, _ = add_image()
     add_entry("E_IMAGE_MISSING", "a picture that is not there", number, {})
     number, target = add_image()
