@@ -20,11 +20,16 @@ from pipelines.draft import SourceOptions
 from pipelines.engines import run_tasks
 from pipelines.plan import make_plan, uncollected
 from pipelines.registry import find_dataset
-from shards.layout import split_dir
+from shards.claim import claim_split
 
 #: Seconds and bytes that the design allows for a plan of all splits converted by default.
 PLAN_LIMITS = {"coco": (60, 3e9), "vg": (120, 4e9), "vcr": (120, 3e9)}
 _INSTANCES = Path("annotations/instances_train2017.json")
+#: The same file, planned and loaded.
+_BESIDE = {
+    "alone": "plan of instances_train2017 alone",
+    "pycocotools": "COCO(instances_train2017)",
+}
 _SHARD_BYTES = 256 * 1024 * 1024
 #: What is converted whole, and into shards of how many bytes: enough tasks for two workers.
 _CONVERTED = (("coco", "train", 20_000), ("vg", "train", 6_000), ("vcr", "train", 6_000))
@@ -32,11 +37,19 @@ _SMALL_SHARD_BYTES = 8 * 1024 * 1024
 
 
 def measure_plans(full: Path, work: Path, repeats: int) -> list[dict[str, Any]]:
-    """Plan every dataset of a full-scale tree, and let pycocotools load COCO's file beside."""
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in (*PLAN_LIMITS, "pycocotools")}
+    """Plan every dataset of a full-scale tree, and let pycocotools load COCO's file beside.
+
+    What pycocotools loads is planned alone, too: a source with that one annotation file.
+    """
+    alone = work / "coco-train2017"
+    (alone / "annotations").mkdir(parents=True)
+    (alone / _INSTANCES).symlink_to((full / "coco" / _INSTANCES).resolve())
+    (alone / "train2017").symlink_to((full / "coco" / "train2017").resolve())
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in (*PLAN_LIMITS, *_BESIDE)}
     for _ in range(repeats):
         for name in PLAN_LIMITS:
             runs[name].append(_in_process(_plan, full / name, work, name))
+        runs["alone"].append(_in_process(_plan, alone, work, "coco"))
         runs["pycocotools"].append(_in_process(_load_coco, full / "coco", work, "coco"))
     rows = []
     for name, each in runs.items():
@@ -45,7 +58,7 @@ def measure_plans(full: Path, work: Path, repeats: int) -> list[dict[str, Any]]:
         rows.append(
             {
                 **middle,
-                "what": f"plan of {name}" if name in PLAN_LIMITS else "COCO(instances_train2017)",
+                "what": f"plan of {name}" if name in PLAN_LIMITS else _BESIDE[name],
                 "allowed_seconds": seconds,
                 "allowed_bytes": num_bytes,
                 "peak_bytes": max(run["peak_bytes"] for run in each),
@@ -134,7 +147,7 @@ def _convert(
             for workers in seconds:
                 os.sync()
                 out = Path(folder) / "out"
-                split_dir(out, plan.dataset, plan.split).mkdir(parents=True)
+                claim_split(out, plan.dataset, plan.split, plan_hash=plan.plan_hash)
                 start = time.monotonic()
                 indices = range(len(plan.shards))
                 counts = run_tasks(plan_dir, indices, out, workers=workers, report=_nothing)
