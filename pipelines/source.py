@@ -52,8 +52,9 @@ def require_pictures(name: str, drafts: Sequence[Draft], roots: ImageRoots) -> N
     wanted = [draft for draft in drafts if safe_name(draft.file)]
     if not wanted or any(draft.root is not None for draft in drafts):
         return
+    shown = ascii(wanted[0].file[:80])[1:-1]
     raise UsageError(
-        f"{name}: expected pictures such as `{wanted[0].file}`, found none of {len(drafts):,} in "
+        f"{name}: expected pictures such as `{shown}`, found none of {len(drafts):,} in "
         f"{', '.join(f'`{folder}`' for folder in roots.folders) or 'any folder'}",
         hint="name the folder that holds them with `--images`, or other splits with `--split`",
     )

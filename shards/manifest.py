@@ -302,7 +302,7 @@ def _write(
             connection.execute("COMMIT")
     except duckdb.Error as error:
         raise RoikitError(
-            f"{manifest_path(root)}: cannot write the manifest: {error}",
+            f"{manifest_path(root)}: cannot write the manifest: {str(error).splitlines()[0]}",
             hint="`roikit manifest rebuild` makes it again from the sidecars",
         ) from error
 

@@ -405,3 +405,9 @@ def test_a_round_trip_loses_nothing(tree: Any, shards: Any) -> None:
         (c.turns, c.choice, c.task) for c in first.conversations
     ]
     assert [c.task for c in first.conversations] == ["choice", "choice", "dialogue"]
+
+
+def test_a_name_over_two_lines_does_not_break_the_message(tree: Any, shards: Any) -> None:
+    with pytest.raises(UsageError, match="expected pictures such as") as caught:
+        convert_one(tree, shards, line(image="con\nnul.jpg"))
+    assert "\n" not in str(caught.value)
