@@ -1,10 +1,16 @@
 """What tests of several parts share."""
 
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+# Whoever starts the tests in the background of a script has them ignore Ctrl-C, and every process
+# they start as well: what is tested here is what a terminal gives.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MakeDetector = Callable[..., Path]
 
