@@ -44,6 +44,9 @@ def main() -> None:
     )
     parser.add_argument("--full", type=Path, default=Path("data/full"), help="full-scale trees")
     parser.add_argument("--repeats", type=int, default=5, help="runs of each; the median counts")
+    parser.add_argument(
+        "--shard-mib", type=int, default=8, help="largest shard of the part `conversion`, MiB"
+    )
     parser.add_argument("--remark", help="kept with the results, such as `preliminary`")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     arguments = parser.parse_args()
@@ -64,7 +67,9 @@ def main() -> None:
             if part == "writing":
                 results[part] = measure_writing(work, arguments.repeats)
             elif part == "conversion":
-                results[part] = measure_conversion(arguments.full, work, arguments.repeats)
+                results[part] = measure_conversion(
+                    arguments.full, work, arguments.repeats, arguments.shard_mib * 2**20
+                )
             else:
                 results[part] = measure_plans(arguments.full, work, arguments.repeats)
     if arguments.json:

@@ -31,9 +31,8 @@ _BESIDE = {
     "pycocotools": "COCO(instances_train2017)",
 }
 _SHARD_BYTES = 256 * 1024 * 1024
-#: What is converted whole, and into shards of how many bytes: enough tasks for two workers.
+#: What is converted whole.
 _CONVERTED = (("coco", "train", 20_000), ("vg", "train", 6_000), ("vcr", "train", 6_000))
-_SMALL_SHARD_BYTES = 8 * 1024 * 1024
 
 
 def measure_plans(full: Path, work: Path, repeats: int) -> list[dict[str, Any]]:
@@ -68,11 +67,13 @@ def measure_plans(full: Path, work: Path, repeats: int) -> list[dict[str, Any]]:
     return rows
 
 
-def measure_conversion(full: Path, work: Path, repeats: int) -> list[dict[str, Any]]:
+def measure_conversion(
+    full: Path, work: Path, repeats: int, shard_bytes: int
+) -> list[dict[str, Any]]:
     """Make the shards of a part of each dataset, with one worker and with two."""
     rows = []
     for name, split, limit in _CONVERTED:
-        arguments = (name, split, limit, repeats)
+        arguments = (name, split, limit, repeats, shard_bytes)
         rows += _in_process(_convert, full / name, work, *arguments)["rows"]
     return rows
 
@@ -132,7 +133,13 @@ def _load_coco(source: Path, work: Path, name: str) -> dict[str, Any]:
 
 
 def _convert(
-    source: Path, work: Path, name: str, split: str, limit: int, repeats: int
+    source: Path,
+    work: Path,
+    name: str,
+    split: str,
+    limit: int,
+    repeats: int,
+    shard_bytes: int,
 ) -> dict[str, Any]:
     spec = find_dataset(name)
     opened = spec.open_source(source, (), SourceOptions())
@@ -141,7 +148,7 @@ def _convert(
         with uncollected():
             plan, plan_dir = make_plan(
                 spec, opened, split, opened.splits[split](),
-                work=Path(folder), seed=0, limit=limit, max_shard_bytes=_SMALL_SHARD_BYTES,
+                work=Path(folder), seed=0, limit=limit, max_shard_bytes=shard_bytes,
             )  # fmt: skip
         for _ in range(repeats):
             for workers in seconds:
