@@ -67,6 +67,18 @@ def link_picture(world: Path, scene: Scene, target: Path) -> None:
     link(source, target)
 
 
+def show_cocos_pictures(
+    world: Path, root: Path, splits: Sequence[tuple[Scene, str]]
+) -> dict[int, Placed]:
+    """Let COCO's pictures stand in a tree under the same names and ids, in splits of its own."""
+    placed = {}
+    for scene, split in splits:
+        place = msgspec.structs.replace(scene.places["coco"], split=split)
+        link_picture(world, scene, root / place.file)
+        placed[scene.index] = Placed(place=place)
+    return placed
+
+
 def link(source: Path, target: Path) -> None:
     """Let one file stand in two places without storing it twice, where the file system can.
 

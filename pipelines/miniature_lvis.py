@@ -20,11 +20,11 @@ from pipelines.miniature_files import (
     description,
     generator,
     image_id,
-    link_picture,
     scenes_of,
+    show_cocos_pictures,
     write_json,
 )
-from pipelines.miniature_scene import PATTERNS, SHAPES, Place, Scene, Thing
+from pipelines.miniature_scene import PATTERNS, SHAPES, Scene, Thing
 from pipelines.miniature_write import coco_instances
 
 #: Of COCO's train: the rest is LVIS's train. Source: 15,000 and 3,117 of 118,287.
@@ -74,18 +74,7 @@ def write_lvis(world: Path, scenes: Sequence[Scene], seed: int) -> dict[int, Pla
     for image in minival["images"]:
         image["file_name"] = "/".join(image["coco_url"].split("/")[-2:])
     write_json(root / "lvis_v1_minival_inserted_image_name.json", minival)
-    for scene, _ in splits:
-        link_picture(world, scene, root / scene.places["coco"].file)
-    return {
-        scene.index: Placed(
-            place=Place(
-                split=split,
-                file=scene.places["coco"].file,
-                image_id=scene.places["coco"].image_id,
-            )
-        )
-        for scene, split in splits
-    }
+    return show_cocos_pictures(world, root, splits)
 
 
 def _deal(scenes: Sequence[Scene], seed: int) -> list[tuple[Scene, str]]:

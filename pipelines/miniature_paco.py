@@ -22,8 +22,8 @@ from pipelines.miniature_files import (
     description,
     generator,
     image_id,
-    link_picture,
     scenes_of,
+    show_cocos_pictures,
     write_json,
 )
 from pipelines.miniature_parts import PARTS, part_outlines
@@ -31,7 +31,6 @@ from pipelines.miniature_scene import (
     COLOURS,
     PATTERNS,
     SHAPES,
-    Place,
     Scene,
     Thing,
     outline,
@@ -88,18 +87,7 @@ def write_paco(world: Path, scenes: Sequence[Scene], seed: int) -> dict[int, Pla
         if split == "test":
             table["queries"] = []
         write_json(root / f"paco_lvis_v1_{split}.json", table)
-    for scene, _ in splits:
-        link_picture(world, scene, root / scene.places["coco"].file)
-    return {
-        scene.index: Placed(
-            place=Place(
-                split=split,
-                file=scene.places["coco"].file,
-                image_id=scene.places["coco"].image_id,
-            )
-        )
-        for scene, split in splits
-    }
+    return show_cocos_pictures(world, root, splits)
 
 
 def _deal(scenes: Sequence[Scene], seed: int) -> list[tuple[Scene, str]]:

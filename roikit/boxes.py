@@ -26,22 +26,6 @@ def xywh_to_xyxy(boxes_xywh: npt.ArrayLike) -> Boxes:
     return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
 
-def xyxy_to_xywh(boxes_xyxy: npt.ArrayLike) -> Boxes:
-    """Turn corners into x, y, width, height."""
-    boxes = as_boxes(boxes_xyxy)
-    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-
-
-def inclusive_to_exclusive(boxes_xyxy: npt.ArrayLike, *, one_based: bool) -> Boxes:
-    """Turn corners that include their last pixel into half-open ones.
-
-    Source: PASCAL VOC and Flickr30k Entities XML write 1-based inclusive integers; then x1 and y1
-    lose the 1 and x2 and y2 keep it.
-    """
-    shift = np.array([-1.0, -1.0, 0.0, 0.0]) if one_based else np.array([0.0, 0.0, 1.0, 1.0])
-    return as_boxes(boxes_xyxy) + shift
-
-
 def clip(boxes_xyxy: npt.ArrayLike, image_wh: tuple[int, int]) -> Boxes:
     """Clip to the picture; a box outside it comes back with no area."""
     boxes = as_boxes(boxes_xyxy)
@@ -73,12 +57,6 @@ def denormalise(boxes_xyxy_norm: npt.ArrayLike, image_wh: tuple[int, int]) -> Bo
     return scale(boxes_xyxy_norm, from_wh=(1, 1), to_wh=image_wh)
 
 
-def flip_horizontal(boxes_xyxy: npt.ArrayLike, width: int) -> Boxes:
-    """Mirror left and right."""
-    boxes = as_boxes(boxes_xyxy)
-    return np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
-
-
 def orient(boxes_xyxy: npt.ArrayLike, stored_wh: tuple[int, int], orientation: int) -> Boxes:
     """Move boxes from a file's pixels to the upright picture of its EXIF orientation (1 to 8).
 
@@ -102,19 +80,9 @@ def orient(boxes_xyxy: npt.ArrayLike, stored_wh: tuple[int, int], orientation: i
     return np.stack(corners[orientation], axis=1)
 
 
-def iou_matrix(boxes_a_xyxy: npt.ArrayLike, boxes_b_xyxy: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """(N, M) intersection over union; 0 where both boxes are empty."""
-    a, b = as_boxes(boxes_a_xyxy), as_boxes(boxes_b_xyxy)
-    top_left = np.maximum(a[:, None, :2], b[None, :, :2])
-    bottom_right = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    intersection = np.clip(bottom_right - top_left, 0.0, None).prod(axis=2)
-    union = areas(a)[:, None] + areas(b)[None, :] - intersection
-    return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resize:
-    """How a picture was brought to a model's input, so that its boxes can follow and come back."""
+    """How a picture was brought to a model's input, so that its boxes can follow."""
 
     scale_xy: tuple[float, float]  #: input pixels per picture pixel
     offset_xy: tuple[float, float]  #: input pixels left of and above the picture
@@ -122,10 +90,6 @@ class Resize:
     def apply(self, boxes_xyxy: npt.ArrayLike) -> Boxes:
         """Boxes in picture pixels to boxes in input pixels."""
         return as_boxes(boxes_xyxy) * np.tile(self.scale_xy, 2) + np.tile(self.offset_xy, 2)
-
-    def invert(self, boxes_xyxy: npt.ArrayLike) -> Boxes:
-        """Boxes in input pixels to boxes in picture pixels."""
-        return (as_boxes(boxes_xyxy) - np.tile(self.offset_xy, 2)) / np.tile(self.scale_xy, 2)
 
 
 def letterbox(image_wh: tuple[int, int], side: int) -> tuple[Resize, tuple[int, int]]:
