@@ -19,7 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.convert_reading import PLAN_LIMITS, measure_conversion, measure_plans
+from benchmarks.convert_reading import CONVERTED, PLAN_LIMITS, measure_conversion, measure_plans
 from benchmarks.convert_writing import WRITERS, measure_writing
 from pipelines.full_scale import make_full_scale
 from roikit import render
@@ -47,6 +47,9 @@ def main() -> None:
     parser.add_argument(
         "--shard-mib", type=int, default=8, help="largest shard of the part `conversion`, MiB"
     )
+    parser.add_argument(
+        "--coco", type=int, help="COCO's pictures alone in the part `conversion`, so many"
+    )
     parser.add_argument("--remark", help="kept with the results, such as `preliminary`")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     arguments = parser.parse_args()
@@ -67,8 +70,10 @@ def main() -> None:
             if part == "writing":
                 results[part] = measure_writing(work, arguments.repeats)
             elif part == "conversion":
+                counts = {"coco": arguments.coco} if arguments.coco else CONVERTED
+                shard_bytes = arguments.shard_mib * 2**20
                 results[part] = measure_conversion(
-                    arguments.full, work, arguments.repeats, arguments.shard_mib * 2**20
+                    arguments.full, work, arguments.repeats, shard_bytes, counts
                 )
             else:
                 results[part] = measure_plans(arguments.full, work, arguments.repeats)

@@ -31,8 +31,8 @@ _BESIDE = {
     "pycocotools": "COCO(instances_train2017)",
 }
 _SHARD_BYTES = 256 * 1024 * 1024
-#: What is converted whole.
-_CONVERTED = (("coco", "train", 20_000), ("vg", "train", 6_000), ("vcr", "train", 6_000))
+#: What is converted whole: pictures of train.
+CONVERTED = {"coco": 20_000, "vg": 6_000, "vcr": 6_000}
 
 
 def measure_plans(full: Path, work: Path, repeats: int) -> list[dict[str, Any]]:
@@ -68,12 +68,12 @@ def measure_plans(full: Path, work: Path, repeats: int) -> list[dict[str, Any]]:
 
 
 def measure_conversion(
-    full: Path, work: Path, repeats: int, shard_bytes: int
+    full: Path, work: Path, repeats: int, shard_bytes: int, counts: dict[str, int]
 ) -> list[dict[str, Any]]:
     """Make the shards of a part of each dataset, with one worker and with two."""
     rows = []
-    for name, split, limit in _CONVERTED:
-        arguments = (name, split, limit, repeats, shard_bytes)
+    for name, limit in counts.items():
+        arguments = (name, "train", limit, repeats, shard_bytes)
         rows += _in_process(_convert, full / name, work, *arguments)["rows"]
     return rows
 
