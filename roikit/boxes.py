@@ -1,4 +1,4 @@
-"""Every conversion, resize, pad and flip of boxes.
+"""Every conversion, resize, pad and turn of boxes.
 
 Inside roikit a box is xyxy, absolute pixels of the stored (upright) picture, origin top-left,
 0-based, right and bottom edge exclusive. Other formats exist only at the edges. Arrays are (N, 4),
