@@ -41,6 +41,26 @@ KEEP_CLEAN = (
 )
 #: Keys that stand before the tables.
 _ROOT_KEYS = ("seed", "keep_clean")
+#: Keys of a stage with a few allowed values.
+_CHOICES = {
+    "optimizer": ("adamw", "muon"),
+    "layout": ("plain", "packed", "grouped"),
+    "dtype": ("auto", "bf16", "fp32"),
+    "parallel": ("auto", "ddp", "fsdp"),
+}
+#: Keys of a stage that say how the work is done, not what is learned: a run that goes on may change
+#: them (another machine has other memory).
+FREE_KEYS = (
+    "micro_batch",
+    "parallel",
+    "compile",
+    "gradient_checkpointing",
+    "save_every",
+    "keep",
+    "keep_best",
+    "eval_every",
+    "eval_size",
+)
 _RECIPES = Path(__file__).parent / "recipes"
 
 
@@ -77,16 +97,20 @@ class StageRecipe:
     """How one stage trains."""
 
     mix: str = ""  #: sources and weights, `vcr:reasoning-single=2,vg=1`
+    where: str = ""  #: only conversations for which this SQL condition on the manifest holds
+    held_out: float = 0.0  #: share of the pictures that is never trained on, 0 to 0.5
     train: tuple[
         str, ...
     ] = ()  #: parts that learn: vision_tower projector region_encoder language_model
     steps: int = 0  #: optimiser steps; 0: as many as `epochs` take
     epochs: float = 1.0  #: passes over the mixture, where `steps` is 0
-    batch_size: int = 8  #: conversations a batch
-    accumulation: int = 1  #: batches a step
+    batch_size: int = 8  #: conversations a step, over all processes together
+    micro_batch: int = 0  #: conversations at once on a device; 0: all of its share of a step
+    layout: str = "plain"  #: how a step's conversations lie in rows: `plain`, `packed`, `grouped`
     optimizer: str = "adamw"  #: `adamw`, or `muon` for matrices with AdamW for the rest
     lr: float = 2e-5  #: peak learning rate of AdamW
     lr_muon: float = 0.02  #: peak learning rate of Muon
+    betas: tuple[float, ...] = (0.9, 0.98)  #: of AdamW
     weight_decay: float = 0.0  #: not applied to norms, biases and embeddings
     warmup: float = 0.03  #: steps if 1 or more, else a share of all steps
     grad_clip: float = 1.0  #: largest norm of the gradient; 0: no limit
@@ -95,10 +119,27 @@ class StageRecipe:
     asked_together: float = (
         0.0  #: share of those lists asked in one turn, answered region by region
     )
+    redraw_wording: bool = False  #: draw the wording of questions anew at every pass
+    flip: float = 0.0  #: share of the pictures that are mirrored, where no text speaks of sides
+    crop: float = 0.0  #: share of the pictures that are cropped, never through a region
+    colour: float = (
+        0.0  #: strength of random changes of brightness, contrast and saturation, 0 to 1
+    )
+    lora_rank: int = 0  #: of LoRA adapters in the language model, whose weights then rest; 0: none
+    lora_alpha: float = 32.0  #: LoRA's scale is alpha / rank
+    lora_dropout: float = 0.0
+    lora_targets: tuple[str, ...] = ("all-linear",)  #: names of layers, as peft takes them
     dtype: str = "auto"  #: `bf16` (autocast), `fp32`, or `auto`: bf16 where the device has it
+    parallel: str = (
+        "auto"  #: `ddp`, `fsdp`, or `auto`: fsdp where the language model's weights learn
+    )
+    compile: bool = False  #: torch.compile the language model's layers
     gradient_checkpointing: bool = False
     save_every: int = 200  #: steps between checkpoints
     keep: int = 2  #: checkpoints kept beside the latest
+    keep_best: int = 0  #: further checkpoints kept: those of the lowest held-out loss
+    eval_every: int = 0  #: steps between evaluations on the pictures held out; 0: none
+    eval_size: int = 256  #: conversations of such an evaluation
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -224,23 +265,38 @@ def _build(kind: Any, values: Mapping[str, Any], table: str) -> Any:
 
 
 def _check_stage(run: StageRecipe, table: str) -> None:
-    for name in ("batch_size", "accumulation", "save_every", "max_tokens"):
+    for name in ("batch_size", "save_every", "max_tokens", "eval_size"):
         if getattr(run, name) < 1:
             raise UsageError(f"{table}.{name}: expected 1 or more, got {getattr(run, name)}")
-    amounts = ("steps", "epochs", "lr", "lr_muon", "warmup", "max_exchanges", "keep")
-    for name in (*amounts, "weight_decay", "grad_clip"):
+    amounts = ("steps", "epochs", "lr", "lr_muon", "warmup", "max_exchanges", "micro_batch")
+    counts = ("keep", "keep_best", "eval_every", "lora_rank")
+    for name in (*amounts, *counts, "weight_decay", "grad_clip", "lora_alpha"):
         value = getattr(run, name)
         if not (math.isfinite(value) and value >= 0):
             raise UsageError(f"{table}.{name}: expected 0 or more, got {value}")
     unknown = [part for part in run.train if part not in PARTS]
     if unknown:
         raise _unknown(f"{table}.train: `{unknown[0]}`", unknown[0], PARTS)
-    if run.optimizer not in ("adamw", "muon"):
-        raise UsageError(f"{table}.optimizer: expected `adamw` or `muon`, got `{run.optimizer}`")
-    if not 0 <= run.asked_together <= 1:
-        raise UsageError(f"{table}.asked_together: expected 0 to 1, got {run.asked_together}")
-    if run.dtype not in ("auto", "bf16", "fp32"):
-        raise UsageError(f"{table}.dtype: expected `auto`, `bf16` or `fp32`, got `{run.dtype}`")
+    for name, allowed in _CHOICES.items():
+        if getattr(run, name) not in allowed:
+            either = f"{', '.join(f'`{one}`' for one in allowed[:-1])} or `{allowed[-1]}`"
+            raise UsageError(f"{table}.{name}: expected {either}, got `{getattr(run, name)}`")
+    for name, most in (("asked_together", 1), ("flip", 1), ("crop", 1), ("colour", 1)):
+        if not 0 <= getattr(run, name) <= most:
+            raise UsageError(f"{table}.{name}: expected 0 to {most}, got {getattr(run, name)}")
+    if not 0 <= run.held_out <= 0.5:
+        raise UsageError(f"{table}.held_out: expected 0 to 0.5, got {run.held_out}")
+    if not 0 <= run.lora_dropout < 1:
+        raise UsageError(f"{table}.lora_dropout: expected 0 to below 1, got {run.lora_dropout}")
+    if len(run.betas) != 2 or not all(0 <= beta < 1 for beta in run.betas):
+        raise UsageError(f"{table}.betas: expected two numbers from 0 to below 1, got {run.betas}")
+    if (run.eval_every or run.keep_best) and not run.held_out:
+        raise UsageError(
+            f"{table}.held_out: expected a share above 0 where eval_every or keep_best is set",
+            hint=f"--set {table}.held_out=0.01 keeps one picture in a hundred out of training",
+        )
+    if run.keep_best and not run.eval_every:
+        raise UsageError(f"{table}.eval_every: expected a number of steps where keep_best is set")
 
 
 def _checked(value: Any, default: Any, path: str) -> Any:

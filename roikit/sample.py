@@ -156,6 +156,8 @@ class Example(msgspec.Struct, frozen=True):
     position: int  #: place in the epoch's order, from 0
     epoch: int
     source: str  #: name of the mixture's entry it was drawn from
+    ordinal: int = 0  #: which of the sample's conversations it is
+    passes: int = 0  #: how often its source was gone through before it came up
 
 
 _encoder = msgspec.json.Encoder()

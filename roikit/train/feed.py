@@ -126,10 +126,11 @@ def _next_feeding(
 ) -> Feeding:
     batches = []
     epoch = 0
-    for _ in range(run.accumulation):
+    micro_batch = run.micro_batch or run.batch_size
+    for start in range(0, run.batch_size, micro_batch):
         rows: list[Row] = []
         misses = 0
-        while len(rows) < run.batch_size:
+        while len(rows) < min(micro_batch, run.batch_size - start):
             example = next(examples)
             row = encode_example(
                 example,

@@ -82,7 +82,7 @@ def train_stage(
         Interrupted: SIGINT or SIGTERM; a checkpoint of the last step is saved.
     """
     steps = recipe.run.steps or math.ceil(
-        recipe.run.epochs * stream.epoch_length / (recipe.run.batch_size * recipe.run.accumulation)
+        recipe.run.epochs * stream.epoch_length / recipe.run.batch_size
     )
     if steps < 1:
         raise UsageError(f"{recipe.stage}.steps: expected 1 or more, got {steps}")

@@ -227,7 +227,7 @@ def test_random_parts_that_would_not_learn_are_refused(tmp_path: Path) -> None:
 
 def test_accumulation_equals_one_large_batch(tmp_path: Path) -> None:
     run(tmp_path / "one", make_recipe(batch_size=4, steps=2))
-    run(tmp_path / "two", make_recipe(batch_size=2, accumulation=2, steps=2))
+    run(tmp_path / "two", make_recipe(batch_size=4, micro_batch=2, steps=2))
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert [loss for _, loss in one] == pytest.approx([loss for _, loss in two], rel=1e-4)
 
