@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import torch
 
-from roikit.config import Recipe, StageRecipe
+from roikit.config import PARTS, Recipe, StageRecipe
 from roikit.errors import RoikitError, UsageError
 from roikit.model.generate import load_model
 from roikit.model.vision import VitTower
 from roikit.sample import Example
 from roikit.train.checkpoint import find_latest, save_checkpoint
-from roikit.train.loop import PARTS, Interrupted
+from roikit.train.loop import Interrupted
 from roikit.train.metrics import read_metrics
 from roikit.train.muon import Muon, orthogonalise
 from roikit.train.optim import build_optimizers, schedule
