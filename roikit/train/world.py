@@ -116,7 +116,7 @@ def join_world(device: str) -> Iterator[World]:
 
 
 def _own_gpu(chosen: torch.device, local_rank: int, world_size: int) -> torch.device:
-    if chosen.index is not None:
+    if ":" in str(chosen):  # one GPU, named by its number
         if world_size > 1:
             raise UsageError(
                 f"device: `{chosen}` is one GPU, `torchrun` started {world_size} processes",
