@@ -21,4 +21,4 @@ def idle_batch(processor: RoikitProcessor) -> Batch:
         boxes_R4=torch.tensor([[0.0, 0.0, 1.0, 1.0]]),
         key="idle",
     )
-    return collate([row], pad_token_id=processor.pad_token_id)
+    return collate([[row]], pad_token_id=processor.pad_token_id)

@@ -73,6 +73,7 @@ def train_steps(
     run = recipe.run
     trainable = [p for p in model.parameters() if p.requires_grad]
     idle = to_device(idle_batch(processor), world.device)
+    skipped = 0
     while progress.step < steps:
         started = time.perf_counter()
         feeding, num_labels = _next_feeding(feedings, world, stopped_by)
@@ -94,6 +95,7 @@ def train_steps(
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
+        skipped += int(summed[2])
         progress.step += 1
         progress.stream_state = feeding.state
         on_step(
@@ -108,7 +110,7 @@ def train_steps(
                 epoch=feeding.epoch,
                 seconds=time.perf_counter() - started,
                 data_wait=waited,
-                skipped=int(summed[2]),
+                skipped=skipped,
             )
         )
     _agree(world, stopped_by, labels=0, failure=None)
@@ -213,6 +215,7 @@ def _loss(model: nn.Module, processor: RoikitProcessor, batch: Batch, divisor: f
     output = model(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
+        position_ids=batch.position_ids,
         pixel_values=processor.normalise(batch.pixels),
         region_boxes=batch.region_boxes,
         region_image_index=batch.region_image_index,

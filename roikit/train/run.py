@@ -34,7 +34,7 @@ from roikit.model.modeling import RoikitForConditionalGeneration
 from roikit.model.processing import RoikitProcessor
 from roikit.runs import EXCLUDED_NAME, excluded_text, weights_sha256
 from roikit.train.checkpoint import find_latest, load_checkpoint, read_state, save_checkpoint
-from roikit.train.feed import ExampleStream, feed
+from roikit.train.feed import StepReader, StepSource, feed
 from roikit.train.loop import Interrupted, Progress, hold_signals, train_steps, uses_bf16
 from roikit.train.memory import advice_when_full
 from roikit.train.metrics import MetricsWriter, StepReport, plot_loss, read_metrics
@@ -60,13 +60,14 @@ class TrainResult:
 def train_stage(
     recipe: Recipe,
     *,
-    stream: ExampleStream,
+    source: StepSource,
     out: Path,
     start: Path | None = None,
     texts: Callable[[], Iterable[str]] | None = None,
     data: Mapping[str, Any] | None = None,
     excluded: Sequence[str] = (),
     device: str = "auto",
+    workers: int = 0,
     overwrite: bool = False,
     on_step: Callable[[StepReport], None] | None = None,
     on_start: Callable[[int, int], None] | None = None,
@@ -77,13 +78,14 @@ def train_stage(
 
     Args:
         recipe: the stage's, resolved.
-        stream: the training data.
+        source: the training data.
         out: the run's folder.
         start: the run or model to start from; None builds a new model.
         texts: training text, for a tokenizer that has to be learned with a new model.
         data: what identifies the training data (roots, mixture), saved with the run.
-        excluded: the pictures that `stream` leaves out, saved beside it; `data` holds their hash.
+        excluded: the pictures that `source` leaves out, saved beside it; `data` holds their hash.
         device: `auto` or a torch device.
+        workers: processes that read ahead; 0 reads in this one.
         overwrite: throw an earlier run in `out` away.
         on_step: called after each step, in the main process.
         on_start: called once with (steps taken before, steps of the whole run), likewise.
@@ -93,7 +95,7 @@ def train_stage(
         Interrupted: SIGINT or SIGTERM; a checkpoint of the last step is saved.
     """
     steps = recipe.run.steps or math.ceil(
-        recipe.run.epochs * stream.epoch_length / recipe.run.batch_size
+        recipe.run.epochs * source.epoch_length / recipe.run.batch_size
     )
     if steps < 1:
         raise UsageError(f"{recipe.stage}.steps: expected 1 or more, got {steps}")
@@ -116,7 +118,7 @@ def train_stage(
         with advice_when_full(model, recipe, world):
             spread_model = spread(model, recipe.run, world, bf16=bf16)
         optimizers = build_optimizers(model, recipe.run)
-        progress = _resumed(world, out, stream, model, optimizers)
+        progress = _resumed(world, out, source, model, optimizers)
         resumed_from = progress.step
         log.info(
             "%s: step %d of %d, %d processes (%s)",
@@ -154,12 +156,19 @@ def train_stage(
 
         if on_start is not None and world.is_main:
             on_start(resumed_from, steps)
-        feedings = feed(
-            stream,
+        reader = StepReader(
+            source,
             processor,
             recipe.run,
             seed=recipe.seed,
-            steps=steps - progress.step,
+            rank=world.rank,
+            world_size=world.world_size,
+        )
+        feedings = feed(
+            reader,
+            first=progress.step,
+            steps=steps,
+            workers=workers,
             ahead=0 if world.device.type == "cpu" else 4,
         )
         closed = contextlib.nullcontext() if metrics is None else closing(metrics)
@@ -235,7 +244,7 @@ def _prepared(
 def _resumed(
     world: World,
     out: Path,
-    stream: ExampleStream,
+    source: StepSource,
     model: RoikitForConditionalGeneration,
     optimizers: list[Optimizer],
 ) -> Progress:
@@ -246,7 +255,7 @@ def _resumed(
         return Progress(step=0, stream_state=None)
     state = read_state(latest)
     load_checkpoint(latest, model=model, optimizers=optimizers)
-    stream.load_state_dict(state["stream"])
+    source.check(state["stream"])
     return Progress(step=state["step"], stream_state=state["stream"])
 
 
