@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import distributed, nn
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
@@ -51,10 +51,13 @@ def save_checkpoint(
         state: anything JSON can hold (the stream position).
         keep: how many to keep beside the latest.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"step-{step:08d}"
     temporary = folder / f".writing-{step:08d}"
-    shutil.rmtree(temporary, ignore_errors=True)
+    is_spread = distributed.is_initialized()
+    is_main = not is_spread or distributed.get_rank() == 0
+    if is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     tensors = {
         "model": get_model_state_dict(model),
         "optimizers": get_optimizer_state_dict(model, optimizers),
@@ -62,9 +65,18 @@ def save_checkpoint(
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns that no process group was started: none is meant
-        state_dict_saver.save(tensors, checkpoint_id=temporary, no_dist=True)
+        state_dict_saver.save(tensors, checkpoint_id=temporary, no_dist=not is_spread)
+    if is_main:
+        _commit(temporary, target, {"step": step, **state}, keep)
+    if is_spread:
+        distributed.all_reduce(torch.zeros(1))  # nobody goes on before it is in place
+    return target
+
+
+def _commit(temporary: Path, target: Path, state: dict[str, Any], keep: int) -> None:
+    folder = target.parent
     sizes = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
-    text = json.dumps({"step": step, "files": sizes, **state}, indent=1)
+    text = json.dumps({"files": sizes, **state}, indent=1)
     (temporary / "state.json").write_text(text, encoding="utf-8")
     for path in temporary.iterdir():
         _sync(path)
@@ -83,7 +95,6 @@ def save_checkpoint(
     for old in sound[: -(keep + 1)]:
         if old != target:
             shutil.rmtree(old)
-    return target
 
 
 def _sync(path: Path) -> None:
@@ -138,7 +149,9 @@ def load_checkpoint(checkpoint: Path, *, model: nn.Module, optimizers: list[Opti
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            state_dict_loader.load(tensors, checkpoint_id=checkpoint, no_dist=True)
+            state_dict_loader.load(
+                tensors, checkpoint_id=checkpoint, no_dist=not distributed.is_initialized()
+            )
     except (OSError, ValueError, RuntimeError, CheckpointException) as error:
         raise RoikitError(
             f"{checkpoint}: cannot be read: {error}", hint="start over with --overwrite"

@@ -74,9 +74,10 @@ def train_steps(
     trainable = [p for p in model.parameters() if p.requires_grad]
     idle = to_device(idle_batch(processor), world.device)
     skipped = 0
+    failure: Exception | None = None
     while progress.step < steps:
         started = time.perf_counter()
-        feeding, num_labels = _next_feeding(feedings, world, stopped_by)
+        feeding, num_labels = _next_feeding(feedings, world, stopped_by, failure)
         waited = time.perf_counter() - started
         share = schedule(progress.step, steps=steps, warmup=run.warmup)
         set_learning_rate(optimizers, share)
@@ -98,35 +99,43 @@ def train_steps(
         skipped += int(summed[2])
         progress.step += 1
         progress.stream_state = feeding.state
-        on_step(
-            StepReport(
-                step=progress.step,
-                steps=steps,
-                loss=loss,
-                lr_share=share,
-                grad_norm=grad_norm,
-                tokens=int(summed[1]),
-                labels=num_labels,
-                epoch=feeding.epoch,
-                seconds=time.perf_counter() - started,
-                data_wait=waited,
-                skipped=skipped,
-            )
+        report = StepReport(
+            step=progress.step,
+            steps=steps,
+            loss=loss,
+            lr_share=share,
+            grad_norm=grad_norm,
+            tokens=int(summed[1]),
+            labels=num_labels,
+            epoch=feeding.epoch,
+            seconds=time.perf_counter() - started,
+            data_wait=waited,
+            skipped=skipped,
         )
-    _agree(world, stopped_by, labels=0, failure=None)
+        try:
+            on_step(report)
+        except Exception as error:  # raised by the next agreement, once the others know
+            failure = error
+    _agree(world, stopped_by, labels=0, failure=failure)
 
 
 def _next_feeding(
-    feedings: Iterator[Feeding], world: World, stopped_by: Callable[[], int | None]
+    feedings: Iterator[Feeding],
+    world: World,
+    stopped_by: Callable[[], int | None],
+    failure: Exception | None,
 ) -> tuple[Feeding, int]:
-    """This process's part of the next step, and the labels of all parts."""
+    """This process's part of the next step, and the labels of all parts.
+
+    `failure` is what this process has failed with before; the others stop as well.
+    """
     feeding, labels = None, 0
-    failure: Exception | None = None
-    try:
-        feeding = next(feedings)
-        labels = sum(batch.num_labels for batch in feeding.batches if batch is not None)
-    except Exception as error:  # raised again below, once the others know
-        failure = error
+    if failure is None:
+        try:
+            feeding = next(feedings)
+            labels = sum(batch.num_labels for batch in feeding.batches if batch is not None)
+        except Exception as error:  # raised again below, once the others know
+            failure = error
     num_labels = _agree(world, stopped_by, labels=labels, failure=failure)
     assert feeding is not None
     return feeding, num_labels

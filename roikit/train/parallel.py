@@ -7,6 +7,7 @@ float32.
 """
 
 import contextlib
+import warnings
 from collections.abc import Iterable
 
 import torch
@@ -19,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from roikit.config import StageRecipe
 from roikit.errors import RoikitError
 from roikit.model.modeling import RoikitForConditionalGeneration
+from roikit.model.vision import VitTower
 from roikit.train.world import World
 
 
@@ -56,14 +58,18 @@ def spread(
     model.to(world.device)
     if kind == "single":
         return model
-    return DistributedDataParallel(
-        model,
-        device_ids=[world.device] if world.device.type == "cuda" else None,
-        broadcast_buffers=False,  # they are the same everywhere and never change
-        gradient_as_bucket_view=True,
-        # a ViT is read before its last layer, whose parameters then get no gradient
-        find_unused_parameters="vision_tower" in run.train,
-    )
+    with warnings.catch_warnings():
+        # newer versions call `broadcast_buffers` by another name, which older ones do not know
+        warnings.simplefilter("ignore", FutureWarning)
+        return DistributedDataParallel(
+            model,
+            device_ids=[world.device] if world.device.type == "cuda" else None,
+            broadcast_buffers=False,  # they are the same everywhere and never change
+            gradient_as_bucket_view=True,
+            # a ViT is read before its last layer, whose parameters then get no gradient
+            find_unused_parameters="vision_tower" in run.train
+            and isinstance(model.vision_tower, VitTower),
+        )
 
 
 def _shard(model: RoikitForConditionalGeneration, world: World, *, bf16: bool) -> None:

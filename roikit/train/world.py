@@ -85,6 +85,8 @@ class World:
 def join_world(device: str) -> Iterator[World]:
     """Take this process's place among those that `torchrun` started, and leave it at the end.
 
+    A process group that the caller has started is used and left alone.
+
     Args:
         device: as `--device` says it; `auto` and `cuda` give each process a GPU of its own.
 
@@ -92,10 +94,11 @@ def join_world(device: str) -> Iterator[World]:
         UsageError: no such device, more processes than GPUs, or several processes on MPS.
     """
     chosen = torch.device(choose_device(device))
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+    is_started = distributed.is_initialized()
+    if not is_started and not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
         yield World(rank=0, local_rank=0, world_size=1, device=chosen)
         return
-    size = int(os.environ["WORLD_SIZE"])
+    size = distributed.get_world_size() if is_started else int(os.environ["WORLD_SIZE"])
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if chosen.type == "cuda":
         chosen = _own_gpu(chosen, local_rank, size)
@@ -106,13 +109,15 @@ def join_world(device: str) -> Iterator[World]:
             hint="start it without torchrun, or with --device cpu",
         )
     backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
-    distributed.init_process_group(backend, timeout=_PATIENCE)
+    if not is_started:
+        distributed.init_process_group(backend, timeout=_PATIENCE)
     try:
         yield World(
             rank=distributed.get_rank(), local_rank=local_rank, world_size=size, device=chosen
         )
     finally:
-        distributed.destroy_process_group()
+        if not is_started:
+            distributed.destroy_process_group()
 
 
 def _own_gpu(chosen: torch.device, local_rank: int, world_size: int) -> torch.device:
