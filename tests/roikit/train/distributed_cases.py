@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -57,7 +56,7 @@ def without_regions(example: Example) -> Example:
     turns = (Turn("user", "Describe the picture."), Turn("assistant", "red green"))
     conversation = structs.replace(example.conversation, turns=turns)
     sample = structs.replace(example.sample, regions=(), conversations=(conversation,))
-    return replace(example, sample=sample, conversation=conversation)
+    return structs.replace(example, sample=sample, conversation=conversation)
 
 
 def train(out: Path, *, bad_place: int | None = None, **arguments: Any) -> list[int]:
