@@ -28,10 +28,11 @@ from roikit.model.generate import load_model
 from roikit.model.modeling import RoikitForConditionalGeneration
 from roikit.model.processing import RoikitProcessor
 from roikit.runs import EXCLUDED_NAME, excluded_text, weights_sha256
-from roikit.train.checkpoint import find_latest, load_checkpoint, read_state, save_checkpoint
+from roikit.train.checkpoint import Checkpoints
+from roikit.train.export import export
 from roikit.train.feed import ExampleStream, feed
 from roikit.train.loop import Interrupted, Progress, choose_parts, stop_between_steps, train_steps
-from roikit.train.metrics import MetricsWriter, StepReport, plot_loss, read_metrics
+from roikit.train.metrics import MetricsWriter, StepReport, read_metrics
 from roikit.train.optim import build_optimizers
 
 log = logging.getLogger(__name__)
@@ -105,11 +106,15 @@ def train_stage(
     if not has_run:  # everything that can be refused has been: now the folder is taken
         _claim(out, identity, recipe, processor, excluded)
     progress = Progress(step=0, stream_state=None)
-    checkpoints = out / "checkpoints"
-    latest = find_latest(checkpoints) if checkpoints.is_dir() else None
-    if latest is not None:
-        state = read_state(latest)
-        load_checkpoint(latest, model=model, optimizers=optimizers)
+    checkpoints = Checkpoints(
+        out / "checkpoints",
+        model=model,
+        optimizers=optimizers,
+        keep=recipe.run.keep,
+        keep_best=recipe.run.keep_best,
+    )
+    state = checkpoints.load_latest()
+    if state is not None:
         progress.step, progress.stream_state = state["step"], state["stream"]
         stream.load_state_dict(state["stream"])
         log.info("resuming %s at step %d of %d", out, progress.step, steps)
@@ -117,27 +122,21 @@ def train_stage(
     metrics = MetricsWriter(out / "metrics.jsonl", after_step=resumed_from)
     losses: list[float] = []
 
-    def save() -> None:
-        if progress.stream_state is None:
-            return
-        save_checkpoint(
-            checkpoints,
-            step=progress.step,
-            model=model,
-            optimizers=optimizers,
-            state={"stream": progress.stream_state},
-            keep=recipe.run.keep,
-        )
+    def save(*, wait: bool = False) -> None:
+        if progress.stream_state is not None:
+            state = {"stream": progress.stream_state, "recipe": recipe.to_toml()}
+            checkpoints.save(step=progress.step, state=state, wait=wait)
 
     if on_start is not None:
         on_start(resumed_from, steps)
-    with stop_between_steps() as check, closing(metrics):
+    with stop_between_steps() as check, closing(metrics), closing(checkpoints):
 
         def after_step(report: StepReport) -> None:
             metrics.write(report)
             losses.append(report.loss)
             if on_step is not None:
                 on_step(report)
+            checkpoints.check()
             if report.step % recipe.run.save_every == 0 or report.step == steps:
                 save()
             check()
@@ -163,10 +162,11 @@ def train_stage(
                     device=torch.device(device),
                     on_step=after_step,
                 )
+            checkpoints.finish()
         except (Interrupted, KeyboardInterrupt):
-            save()
+            save(wait=True)
             raise
-    _export(model, processor, recipe, out)
+    export(model, processor, recipe, out)
     if not losses:  # stopped between the last step and the export
         losses = [line["loss"] for line in read_metrics(out / "metrics.jsonl")]
     return TrainResult(
@@ -294,15 +294,3 @@ def _check_same_model(recipe: Recipe, start: Path) -> None:
                 f"this recipe says `{value}`",
                 hint="use the recipe it was built with, or start from another run with --from",
             )
-
-
-def _export(
-    model: RoikitForConditionalGeneration, processor: RoikitProcessor, recipe: Recipe, out: Path
-) -> None:
-    """Write the result under a temporary name and move it into place."""
-    temporary = out / ".model"
-    shutil.rmtree(temporary, ignore_errors=True)
-    model.eval().save_pretrained(temporary)
-    processor.save_pretrained(temporary)
-    temporary.replace(out / "model")
-    plot_loss(out / "metrics.jsonl", out / "loss.png", title=f"{recipe.name} {recipe.stage}")
