@@ -23,8 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.optim import Optimizer
 
 from roikit.config import FREE_KEYS, Recipe, load_recipe
 from roikit.errors import RoikitError, UsageError
@@ -33,11 +31,12 @@ from roikit.model.generate import load_model
 from roikit.model.modeling import RoikitForConditionalGeneration
 from roikit.model.processing import RoikitProcessor
 from roikit.runs import EXCLUDED_NAME, excluded_text, weights_sha256
-from roikit.train.checkpoint import find_latest, load_checkpoint, read_state, save_checkpoint
+from roikit.train.checkpoint import Checkpoints
+from roikit.train.export import export
 from roikit.train.feed import StepReader, StepSource, feed
 from roikit.train.loop import Interrupted, Progress, hold_signals, train_steps, uses_bf16
 from roikit.train.memory import advice_when_full
-from roikit.train.metrics import MetricsWriter, StepReport, plot_loss, read_metrics
+from roikit.train.metrics import MetricsWriter, StepReport, read_metrics
 from roikit.train.optim import build_optimizers
 from roikit.train.parallel import choose_parallel, spread
 from roikit.train.parts import prepare
@@ -118,7 +117,14 @@ def train_stage(
         with advice_when_full(model, recipe, world):
             spread_model = spread(model, recipe.run, world, bf16=bf16)
         optimizers = build_optimizers(model, recipe.run)
-        progress = _resumed(world, out, source, model, optimizers)
+        checkpoints = Checkpoints(
+            out / "checkpoints",
+            model=model,
+            optimizers=optimizers,
+            keep=recipe.run.keep,
+            keep_best=recipe.run.keep_best,
+        )
+        progress = _resumed(checkpoints, source)
         resumed_from = progress.step
         log.info(
             "%s: step %d of %d, %d processes (%s)",
@@ -133,17 +139,10 @@ def train_stage(
         )
         losses: list[float] = []
 
-        def save() -> None:
-            if progress.stream_state is None:
-                return
-            save_checkpoint(
-                out / "checkpoints",
-                step=progress.step,
-                model=model,
-                optimizers=optimizers,
-                state={"stream": progress.stream_state},
-                keep=recipe.run.keep,
-            )
+        def save(*, wait: bool = False) -> None:
+            if progress.stream_state is not None:
+                state = {"stream": progress.stream_state, "recipe": recipe.to_toml()}
+                checkpoints.save(step=progress.step, state=state, wait=wait)
 
         def after_step(report: StepReport) -> None:
             losses.append(report.loss)
@@ -151,6 +150,7 @@ def train_stage(
                 metrics.write(report)
                 if on_step is not None:
                     on_step(report)
+            checkpoints.check()
             if report.step % recipe.run.save_every == 0 or report.step == steps:
                 save()
 
@@ -172,7 +172,7 @@ def train_stage(
             ahead=0 if world.device.type == "cpu" else 4,
         )
         closed = contextlib.nullcontext() if metrics is None else closing(metrics)
-        with hold_signals() as stopped_by, closed, closing(feedings):
+        with hold_signals() as stopped_by, closed, closing(checkpoints), closing(feedings):
             try:
                 train_steps(
                     spread_model,
@@ -187,10 +187,12 @@ def train_stage(
                     stopped_by=stopped_by,
                     on_step=after_step,
                 )
+                checkpoints.finish()
             except Interrupted:
-                save()
+                save(wait=True)
                 raise
-        _export(model, processor, recipe, out, world)
+        export(model, processor, recipe, out)
+        world.sum([0])  # nobody leaves before it is written
         if not losses:  # stopped between the last step and the export
             losses = [line["loss"] for line in read_metrics(out / "metrics.jsonl")]
         return TrainResult(
@@ -241,20 +243,11 @@ def _prepared(
     return first.pop() if first else build(saved_processor)
 
 
-def _resumed(
-    world: World,
-    out: Path,
-    source: StepSource,
-    model: RoikitForConditionalGeneration,
-    optimizers: list[Optimizer],
-) -> Progress:
+def _resumed(checkpoints: Checkpoints, source: StepSource) -> Progress:
     """Bring everything to where the newest sound checkpoint stands, if there is one."""
-    checkpoints = out / "checkpoints"
-    latest = world.on_main(lambda: find_latest(checkpoints) if checkpoints.is_dir() else None)
-    if latest is None:
+    state = checkpoints.load_latest()
+    if state is None:
         return Progress(step=0, stream_state=None)
-    state = read_state(latest)
-    load_checkpoint(latest, model=model, optimizers=optimizers)
     source.check(state["stream"])
     return Progress(step=state["step"], stream_state=state["stream"])
 
@@ -395,27 +388,3 @@ def _check_same_model(recipe: Recipe, start: Path) -> None:
                 f"this recipe says `{value}`",
                 hint="use the recipe it was built with, or start from another run with --from",
             )
-
-
-def _export(
-    model: RoikitForConditionalGeneration,
-    processor: RoikitProcessor,
-    recipe: Recipe,
-    out: Path,
-    world: World,
-) -> None:
-    """Write the result under a temporary name and move it into place."""
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    state = get_model_state_dict(model, options=options)
-
-    def write() -> None:
-        temporary = out / ".model"
-        shutil.rmtree(temporary, ignore_errors=True)
-        whole = RoikitForConditionalGeneration(model.config)
-        whole.load_state_dict(state)
-        whole.eval().save_pretrained(temporary)
-        processor.save_pretrained(temporary)
-        temporary.replace(out / "model")
-        plot_loss(out / "metrics.jsonl", out / "loss.png", title=f"{recipe.name} {recipe.stage}")
-
-    world.on_main(write)

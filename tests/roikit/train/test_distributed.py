@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -47,10 +48,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         start = folder / "start" if name in NEEDS_START else None
         train(folder / "one" / name, changes=changes, start=start)
     train(folder / "one" / "from-one", changes={"steps": 6})
-    try:
+    with pytest.raises(Interrupted):
         stop_after(folder / "from-one", step=3)
-    except Interrupted:
-        pass
     (folder / "two").mkdir()
     done = torchrun("all", folder / "two")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -58,8 +57,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def stop_after(out: Path, *, step: int) -> None:
-    import signal
-
     def stop(report: Any) -> None:
         if report.step == step:
             signal.raise_signal(signal.SIGTERM)
