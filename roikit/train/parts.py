@@ -48,6 +48,8 @@ def _checkpoint_activations(model: Any) -> None:
     evaluation mode then, in which transformers' layers keep everything: their own switch is turned
     to training, and not that of the modules inside, whose dropout stays off.
     """
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    # older versions of transformers know it by the second name alone
+    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    enable({"use_reentrant": False})
     for layer in decoder_layers(model.language_model):
         layer.training = True
