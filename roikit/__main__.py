@@ -14,8 +14,9 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from roikit.errors import RoikitError, UsageError
+from roikit.errors import PeerError, RoikitError, UsageError
 from roikit.path_errors import WRONG_PATH
+from roikit.runs import is_main_process
 
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
@@ -52,8 +53,10 @@ def main() -> NoReturn:
             hint = "run again with --debug to see where"
         from roikit.render import printable
 
+        # of what all processes of a run are told alike, the first speaks
+        is_said = isinstance(error, PeerError) or (_is_stopped(error) and not is_main_process())
         for kind, text in (("error", message), ("hint", hint)):
-            if text is not None:
+            if text is not None and not is_said:
                 print(printable(f"{kind}: {' '.join(text.splitlines())}"), file=sys.stderr)
     sys.exit(code)
 
@@ -85,8 +88,8 @@ def describe(error: BaseException) -> tuple[str, str | None, int]:
     """
     if isinstance(error, RoikitError):
         return str(error), error.hint, error.exit_code
-    signum = getattr(error, "signum", None)  # training stopped by a signal, its checkpoint saved
-    if isinstance(signum, int):
+    if _is_stopped(error):
+        signum: int = error.signum  # type: ignore[attr-defined]
         return str(error), "the same command goes on from the checkpoint just saved", 128 + signum
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         where = f" at `{error.filename}`" if error.filename else ""
@@ -103,6 +106,11 @@ def describe(error: BaseException) -> tuple[str, str | None, int]:
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
         return f"out of memory: {first_line}", "use a smaller batch, or another `--device`", 1
     return f"{type(error).__name__}: {first_line}".rstrip(": "), None, 1
+
+
+def _is_stopped(error: BaseException) -> bool:
+    """Whether training was stopped by a signal, its checkpoint saved."""
+    return isinstance(getattr(error, "signum", None), int)
 
 
 def _comes_from(error: BaseException, package: str) -> bool:

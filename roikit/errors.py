@@ -36,3 +36,14 @@ class ValidationError(RoikitError):
 
 class CorruptSampleError(RoikitError):
     """Stored bytes cannot be read back; the message names shard and member."""
+
+
+class PeerError(RoikitError):
+    """Another process of the same run failed, and says itself why.
+
+    Args:
+        rank: of that process.
+    """
+
+    def __init__(self, rank: int) -> None:
+        super().__init__(f"process {rank} of this run failed and has said why")

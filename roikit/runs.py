@@ -5,6 +5,7 @@ Reads `run.json` and file names, never weights into memory but to hash them; kno
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,11 @@ EXCLUDED_NAME = "excluded.txt"
 
 #: The stage whose result each stage starts from.
 BEFORE = {"align": None, "stage1": "align", "stage2": "stage1"}
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one of its run that reports: under `torchrun`, the first."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def default_model(runs: Path) -> Path:

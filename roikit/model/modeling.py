@@ -103,14 +103,13 @@ class RoikitForConditionalGeneration(PreTrainedModel, GenerationMixin):
         embeds_BTD = _scatter(
             embeds_BTD, input_ids == self.config.image_token_id, image_tokens, "image"
         )
-        if region_boxes is not None and len(region_boxes):
-            region_tokens = self.region_encoder(
-                levels, region_boxes, region_image_index, self.projector
-            )
-        else:
-            region_tokens = embeds_BTD.new_zeros(
-                (0, self.config.num_region_tokens, embeds_BTD.shape[2])
-            )
+        if region_boxes is None:
+            region_boxes = pixel_values.new_zeros((0, 4))
+            region_image_index = torch.zeros(0, dtype=torch.long, device=pixel_values.device)
+        # called without regions too: what learns must take part in every process's every step
+        region_tokens = self.region_encoder(
+            levels, region_boxes, region_image_index, self.projector
+        )
         return _scatter(
             embeds_BTD, input_ids == self.config.region_token_id, region_tokens, "region"
         )
@@ -125,7 +124,7 @@ class RoikitForConditionalGeneration(PreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
-        num_items_in_batch: Tensor | int | None = None,
+        num_items_in_batch: Tensor | float | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Run the model.
@@ -139,7 +138,8 @@ class RoikitForConditionalGeneration(PreTrainedModel, GenerationMixin):
             labels: (B, T), -100 where nothing is learned; aligned with `input_ids`.
             inputs_embeds: (B, T, D) instead of `input_ids`.
             logits_to_keep: as in transformers.
-            num_items_in_batch: number of labels to divide the summed loss by (accumulation).
+            num_items_in_batch: what to divide the summed loss by, where a step's batches are
+                computed one by one; by default the number of labels here.
             **kwargs: handed to the language model.
 
         Returns:
@@ -214,5 +214,6 @@ def _scatter(embeds_BTD: Tensor, mask_BT: Tensor, features: Tensor, what: str) -
             f"the features are {len(flat)}"
         )
     if not len(flat):
-        return embeds_BTD
+        # the sum is 0; it ties what made no feature to the loss, with gradients of 0
+        return embeds_BTD + flat.sum() if flat.requires_grad else embeds_BTD
     return embeds_BTD.masked_scatter(mask_BT[:, :, None].expand_as(embeds_BTD), flat)

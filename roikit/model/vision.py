@@ -59,7 +59,8 @@ class VitTower(nn.Module):
         levels = []
         for layer in self.layers:
             state_BTC = states[layer][:, -rows * columns :]  # prefix tokens come first
-            levels.append(state_BTC.transpose(1, 2).unflatten(2, (rows, columns)))
+            # no view of the tower's insides: FSDP warns of those
+            levels.append(state_BTC.transpose(1, 2).unflatten(2, (rows, columns)).contiguous())
         return levels
 
 
@@ -148,7 +149,7 @@ class PlainTower(nn.Module):
         x_BTC = x.flatten(2).transpose(1, 2)
         for layer in self.layers:
             x_BTC = layer(x_BTC)
-        return [self.norm(x_BTC).transpose(1, 2).unflatten(2, (rows, -1))]
+        return [self.norm(x_BTC).transpose(1, 2).unflatten(2, (rows, -1)).contiguous()]
 
 
 def _convolution(

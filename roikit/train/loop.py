@@ -1,28 +1,30 @@
 """The step loop: the same for every stage, size and device."""
 
 import contextlib
+import hashlib
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from roikit.batch import Batch, to_device
 from roikit.config import Recipe
-from roikit.errors import RoikitError
-from roikit.model.modeling import RoikitForConditionalGeneration
+from roikit.errors import PeerError, RoikitError
 from roikit.model.processing import RoikitProcessor
 from roikit.train.feed import Feeding
+from roikit.train.idle import idle_batch
+from roikit.train.memory import advice_when_full
 from roikit.train.metrics import StepReport
 from roikit.train.optim import schedule, set_learning_rate
-
-PARTS = ("vision_tower", "projector", "region_encoder", "language_model")
+from roikit.train.parallel import clip_gradients, synchronised
+from roikit.train.world import World
 
 
 @dataclass(kw_only=True, slots=True)
@@ -33,23 +35,8 @@ class Progress:
     stream_state: dict[str, Any] | None  #: after the last batch trained on
 
 
-def choose_parts(model: RoikitForConditionalGeneration, parts: tuple[str, ...]) -> None:
-    """Let the named parts learn and freeze the others.
-
-    Raises:
-        RoikitError: a name that is no part.
-    """
-    for name in parts:
-        if name not in PARTS:
-            raise RoikitError(f"train: expected parts among {', '.join(PARTS)}, got `{name}`")
-    for part in PARTS:
-        module = getattr(model, part)
-        module.requires_grad_(part in parts)
-        module.train(part in parts)
-
-
 def train_steps(
-    model: RoikitForConditionalGeneration,
+    model: nn.Module,
     processor: RoikitProcessor,
     optimizers: list[Optimizer],
     feedings: Iterator[Feeding],
@@ -57,65 +44,172 @@ def train_steps(
     progress: Progress,
     *,
     steps: int,
-    device: torch.device,
+    world: World,
+    bf16: bool,
+    stopped_by: Callable[[], int | None],
     on_step: Callable[[StepReport], None],
 ) -> None:
-    """Take the remaining steps, keeping `progress` true after each.
+    """Take the remaining steps, keeping `progress` true after each; every process calls this.
+
+    Args:
+        model: as `spread` returns it.
+        processor: the model's.
+        optimizers: over what learns.
+        feedings: this process's micro-batches, as many as every other process has.
+        recipe: the stage's.
+        progress: where to begin; moved on with each step.
+        steps: of the whole run.
+        world: this process and the others.
+        bf16: compute in bfloat16 where that is safe (autocast).
+        stopped_by: the signal that this process was sent, if any.
+        on_step: called in every process after each step.
 
     Raises:
-        RoikitError: the loss is not a number; names the samples of the batch.
+        Interrupted: any of the processes was sent a signal; all stop before the same step.
+        RoikitError: the loss is not a number (the message names the samples of the batch), or the
+            memory does not suffice.
+        PeerError: another process's data failed.
     """
     run = recipe.run
     trainable = [p for p in model.parameters() if p.requires_grad]
-    autocast = (
-        torch.autocast(device.type, dtype=torch.bfloat16)
-        if run.dtype == "bf16" or (run.dtype == "auto" and _has_fast_bf16(device))
-        else contextlib.nullcontext()
-    )
+    idle = to_device(idle_batch(processor), world.device)
     skipped = 0
+    failure: Exception | None = None
     while progress.step < steps:
         started = time.perf_counter()
-        feeding = next(feedings)
+        feeding, num_labels = _next_feeding(feedings, world, stopped_by, failure)
         waited = time.perf_counter() - started
         share = schedule(progress.step, steps=steps, warmup=run.warmup)
         set_learning_rate(optimizers, share)
-        batches = [batch for batch in feeding.batches if batch is not None]
-        skipped += feeding.skipped
-        num_labels = sum(batch.num_labels for batch in batches)
-        loss = 0.0
-        for batch in batches:
-            with autocast:
-                part = _loss(model, processor, to_device(batch, device), num_labels)
-            part.backward()
-            loss += float(part.detach())
-        if not math.isfinite(loss):
-            keys = ", ".join(key for batch in batches for key in batch.keys)
-            raise RoikitError(
-                f"step {progress.step + 1}: the loss is {loss}; the batch held {keys}",
-                hint="lower the learning rate (--set STAGE.lr=…) and start over with --overwrite",
-            )
-        limit = run.grad_clip if run.grad_clip > 0 else math.inf
-        grad_norm = torch.nn.utils.clip_grad_norm_(trainable, limit)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        # dropout draws by step, so that a run that goes on needs no generator's state
+        torch.manual_seed(_step_seed(recipe.seed, progress.step, world.rank))
+        with advice_when_full(model, recipe, world, feeding.batches):
+            # losses are scaled so that the mean over processes is the mean over the step's labels
+            divisor = max(1, num_labels) / world.world_size
+            own_loss = _gradients(model, processor, feeding.batches, idle, divisor, world, bf16)
+            tokens = sum(batch.num_tokens for batch in feeding.batches if batch is not None)
+            summed = world.sum([own_loss, tokens, feeding.skipped])
+            loss = summed[0] / world.world_size
+            if not math.isfinite(loss):
+                raise _no_number(loss, feeding, progress.step + 1, world)
+            grad_norm = clip_gradients(trainable, run.grad_clip)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+        skipped += int(summed[2])
         progress.step += 1
         progress.stream_state = feeding.state
-        on_step(
-            StepReport(
-                step=progress.step,
-                steps=steps,
-                loss=loss,
-                lr_share=share,
-                grad_norm=float(grad_norm),
-                tokens=sum(batch.num_tokens for batch in batches),
-                labels=num_labels,
-                epoch=feeding.epoch,
-                seconds=time.perf_counter() - started,
-                data_wait=waited,
-                skipped=skipped,
-            )
+        report = StepReport(
+            step=progress.step,
+            steps=steps,
+            loss=loss,
+            lr_share=share,
+            grad_norm=grad_norm,
+            tokens=int(summed[1]),
+            labels=num_labels,
+            epoch=feeding.epoch,
+            seconds=time.perf_counter() - started,
+            data_wait=waited,
+            skipped=skipped,
         )
+        try:
+            on_step(report)
+        except Exception as error:  # raised by the next agreement, once the others know
+            failure = error
+    _agree(world, stopped_by, labels=0, failure=failure)
+
+
+def _next_feeding(
+    feedings: Iterator[Feeding],
+    world: World,
+    stopped_by: Callable[[], int | None],
+    failure: Exception | None,
+) -> tuple[Feeding, int]:
+    """This process's part of the next step, and the labels of all parts.
+
+    `failure` is what this process has failed with before; the others stop as well.
+    """
+    feeding, labels = None, 0
+    if failure is None:
+        try:
+            feeding = next(feedings)
+            labels = sum(batch.num_labels for batch in feeding.batches if batch is not None)
+        except Exception as error:  # raised again below, once the others know
+            failure = error
+    num_labels = _agree(world, stopped_by, labels=labels, failure=failure)
+    assert feeding is not None
+    return feeding, num_labels
+
+
+def _agree(
+    world: World,
+    stopped_by: Callable[[], int | None],
+    *,
+    labels: int,
+    failure: Exception | None,
+) -> int:
+    """Sum the processes' labels, and let all of them stop where one has to."""
+    signum = stopped_by()
+    said = [labels, signum == signal.SIGTERM, signum == signal.SIGINT, failure is not None]
+    num_labels, terminated, interrupted, failed = world.sum([float(value) for value in said])
+    if failed:
+        ranks = world.gather(failure is not None)
+        raise failure if failure is not None else PeerError(ranks.index(True))
+    if terminated or interrupted:
+        raise Interrupted(signal.SIGTERM if terminated else signal.SIGINT)
+    return int(num_labels)
+
+
+def _gradients(
+    model: nn.Module,
+    processor: RoikitProcessor,
+    batches: Sequence[Batch | None],
+    idle: Batch,
+    divisor: float,
+    world: World,
+    bf16: bool,
+) -> float:
+    """Add up the gradients of this process's micro-batches and return its loss.
+
+    Where a micro-batch is None, this process has no part in it and computes `idle`, since the
+    others wait for it. `divisor` is what the sum over labels is divided by.
+    """
+    loss = torch.zeros((), device=world.device)
+    for i, batch in enumerate(batches):
+        with synchronised(model, is_last=i == len(batches) - 1):
+            here = idle if batch is None else to_device(batch, world.device)
+            with autocast(world.device, bf16=bf16):
+                part = _loss(model, processor, here, divisor)
+            part.backward()
+        loss += part.detach()
+    return float(loss)
+
+
+def _no_number(loss: float, feeding: Feeding, step: int, world: World) -> RoikitError:
+    here = [key for batch in feeding.batches if batch is not None for key in batch.keys]
+    everywhere = world.gather(here)
+    if not world.is_main:
+        return PeerError(0)
+    keys = ", ".join(key for keys in everywhere for key in keys)
+    return RoikitError(
+        f"step {step}: the loss is {loss}; the batch held {keys}",
+        hint="lower the learning rate (--set STAGE.lr=…) and start over with --overwrite",
+    )
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    digest = hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()
+    return int.from_bytes(digest[:8], "little")
+
+
+def uses_bf16(dtype: str, device: torch.device) -> bool:
+    """Whether a stage's `dtype` means bfloat16 on this device."""
+    return dtype == "bf16" or (dtype == "auto" and _has_fast_bf16(device))
+
+
+def autocast(device: torch.device, *, bf16: bool) -> contextlib.AbstractContextManager[None]:
+    """Compute in bfloat16 where that is safe, or not at all."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
 
 
 def _has_fast_bf16(device: torch.device) -> bool:
@@ -126,12 +220,7 @@ def _has_fast_bf16(device: torch.device) -> bool:
     return bool(has is not None and has())
 
 
-def _loss(
-    model: RoikitForConditionalGeneration,
-    processor: RoikitProcessor,
-    batch: Batch,
-    num_labels: int,
-) -> Tensor:
+def _loss(model: nn.Module, processor: RoikitProcessor, batch: Batch, divisor: float) -> Tensor:
     output = model(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
@@ -140,7 +229,7 @@ def _loss(
         region_boxes=batch.region_boxes,
         region_image_index=batch.region_image_index,
         labels=batch.labels,
-        num_items_in_batch=max(1, num_labels),
+        num_items_in_batch=divisor,
         use_cache=False,
     )
     loss: Tensor = output.loss
@@ -148,7 +237,7 @@ def _loss(
 
 
 class Interrupted(Exception):
-    """SIGINT or SIGTERM arrived; raised between two steps.
+    """SIGINT or SIGTERM arrived; raised between two steps, in every process alike.
 
     Args:
         signum: which one.
@@ -160,19 +249,15 @@ class Interrupted(Exception):
 
 
 @contextlib.contextmanager
-def stop_between_steps() -> Iterator[Callable[[], None]]:
-    """Hold SIGINT and SIGTERM back until the yielded function is called; then raise `Interrupted`.
+def hold_signals() -> Iterator[Callable[[], int | None]]:
+    """Hold SIGINT and SIGTERM back; the yielded function tells the first that came.
 
-    Outside the main thread signals cannot be caught, and the function does nothing.
+    Outside the main thread signals cannot be caught, and it tells none.
     """
     caught: list[int] = []
 
     def note(signum: int, frame: FrameType | None) -> None:
         caught.append(signum)
-
-    def check() -> None:
-        if caught:
-            raise Interrupted(caught[0])
 
     previous = {}
     try:
@@ -181,7 +266,7 @@ def stop_between_steps() -> Iterator[Callable[[], None]]:
     except ValueError:
         previous = {}
     try:
-        yield check
+        yield lambda: caught[0] if caught else None
     finally:
         for signum, handler in previous.items():
             signal.signal(signum, handler)

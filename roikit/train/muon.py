@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor, Replicate
 from torch.optim import Optimizer
 
 # Coefficients of the quintic iteration. Source: Keller Jordan et al., "Muon", 2024.
@@ -64,12 +65,27 @@ class Muon(Optimizer):
                 buffer = state["momentum_buffer"]
                 buffer.mul_(group["momentum"]).add_(parameter.grad)
                 direction = parameter.grad.add(buffer, alpha=group["momentum"])
-                step = orthogonalise(direction.flatten(1), group["steps"])
-                rows, columns = step.shape
+                whole = _whole(direction)
+                matrix = orthogonalise(whole.flatten(1), group["steps"])
+                rows, columns = matrix.shape
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 scale = max(1.0, rows / columns) ** 0.5
-                parameter.add_(step.view_as(parameter), alpha=-group["lr"] * scale)
+                step = _piece(matrix.view_as(whole), parameter)
+                parameter.add_(step, alpha=-group["lr"] * scale)
         return loss
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """Gather what FSDP keeps in pieces: a matrix is orthogonal only as a whole."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _piece(whole: Tensor, like: Tensor) -> Tensor:
+    """Cut this process's piece out of what every process has computed alike."""
+    if not isinstance(like, DTensor):
+        return whole
+    everywhere = DTensor.from_local(whole, like.device_mesh, [Replicate()] * like.device_mesh.ndim)
+    return everywhere.redistribute(placements=like.placements)
 
 
 def orthogonalise(matrix: Tensor, steps: int) -> Tensor:

@@ -17,13 +17,16 @@ def build_optimizers(model: nn.Module, run: StageRecipe) -> list[Optimizer]:
 
     Norms, biases, embeddings, the output head and single vectors get no weight decay. With `muon`,
     matrices inside the network go to Muon and everything else to AdamW (Jordan 2024: embeddings and
-    heads stay with AdamW).
+    heads stay with AdamW). LoRA's adapters stay with AdamW too: they are factors of an update, and
+    orthogonal factors would give every direction of it the same weight.
+
+    Args:
+        model: as it is trained; under FSDP, already in pieces.
+        run: the stage's; its keys have been checked.
 
     Raises:
-        UsageError: an unknown optimiser, or nothing that trains.
+        UsageError: nothing trains.
     """
-    if run.optimizer not in ("adamw", "muon"):
-        raise UsageError(f"optimizer: expected `adamw` or `muon`, got `{run.optimizer}`")
     embedding_ids = {
         id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)
     }
@@ -38,7 +41,7 @@ def build_optimizers(model: nn.Module, run: StageRecipe) -> list[Optimizer]:
         is_added = not name.endswith("weight")
         if id(parameter) in embedding_ids or parameter.ndim < 2 or is_added:
             plain.append(parameter)
-        elif run.optimizer == "muon":
+        elif run.optimizer == "muon" and ".lora_" not in name:
             matrices.append(parameter)
         else:
             decayed.append(parameter)
@@ -49,7 +52,7 @@ def build_optimizers(model: nn.Module, run: StageRecipe) -> list[Optimizer]:
     groups = [group for group in groups if group["params"]]
     optimizers: list[Optimizer] = []
     if groups:
-        optimizers.append(torch.optim.AdamW(groups, lr=run.lr, betas=(0.9, 0.98)))
+        optimizers.append(torch.optim.AdamW(groups, lr=run.lr, betas=(run.betas[0], run.betas[1])))
     if matrices:
         optimizers.append(Muon(matrices, lr=run.lr_muon, weight_decay=run.weight_decay))
     if not optimizers:

@@ -1,5 +1,7 @@
 """One stage from start to saved model: build or load, resume, train, export.
 
+Every process of a run does this alike; the first one alone writes the run's own files.
+
 OUT/recipe.toml     the recipe, resolved
 OUT/run.json        what the run started from and which data it reads
 OUT/excluded.txt    the pictures it leaves out, one identity a line
@@ -9,6 +11,7 @@ OUT/model/          the result, for `from_pretrained`; there only once the run i
 OUT/loss.png
 """
 
+import contextlib
 import json
 import logging
 import math
@@ -21,18 +24,23 @@ from typing import Any
 
 import torch
 
-from roikit.config import Recipe, load_recipe
+from roikit.config import FREE_KEYS, Recipe, load_recipe
 from roikit.errors import RoikitError, UsageError
 from roikit.model.build import build_model
 from roikit.model.generate import load_model
 from roikit.model.modeling import RoikitForConditionalGeneration
 from roikit.model.processing import RoikitProcessor
 from roikit.runs import EXCLUDED_NAME, excluded_text, weights_sha256
-from roikit.train.checkpoint import find_latest, load_checkpoint, read_state, save_checkpoint
+from roikit.train.checkpoint import Checkpoints
+from roikit.train.export import export
 from roikit.train.feed import StepReader, StepSource, feed
-from roikit.train.loop import Interrupted, Progress, choose_parts, stop_between_steps, train_steps
-from roikit.train.metrics import MetricsWriter, StepReport, plot_loss, read_metrics
+from roikit.train.loop import Interrupted, Progress, hold_signals, train_steps, uses_bf16
+from roikit.train.memory import advice_when_full
+from roikit.train.metrics import MetricsWriter, StepReport, read_metrics
 from roikit.train.optim import build_optimizers
+from roikit.train.parallel import choose_parallel, spread
+from roikit.train.parts import prepare
+from roikit.train.world import World, join_world
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +73,8 @@ def train_stage(
 ) -> TrainResult:
     """Train one stage; run again after a stop, it goes on where the last checkpoint stood.
 
+    Under `torchrun` every process calls this; how many there are may differ from stop to stop.
+
     Args:
         recipe: the stage's, resolved.
         source: the training data.
@@ -76,8 +86,8 @@ def train_stage(
         device: `auto` or a torch device.
         workers: processes that read ahead; 0 reads in this one.
         overwrite: throw an earlier run in `out` away.
-        on_step: called after each step.
-        on_start: called once with (steps taken before, steps of the whole run).
+        on_step: called after each step, in the main process.
+        on_start: called once with (steps taken before, steps of the whole run), likewise.
 
     Raises:
         UsageError: `out` holds a run of another recipe, start or data.
@@ -88,95 +98,158 @@ def train_stage(
     )
     if steps < 1:
         raise UsageError(f"{recipe.stage}.steps: expected 1 or more, got {steps}")
-    identity = _identity(recipe, start, data or {})
-    has_run = _check_folder(out, identity, start, overwrite=overwrite)
     model_folder = out / "model"
-    if has_run and (model_folder / "config.json").is_file():
-        return TrainResult(
-            out=out, model=model_folder, steps=steps, resumed_from=steps, last_loss=None
-        )
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    model, processor = _start(recipe, start, texts, out / "processor" if has_run else None)
-    model.to(device)
-    torch.manual_seed(recipe.seed)
-    choose_parts(model, recipe.run.train)
-    if recipe.run.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    optimizers = build_optimizers(model, recipe.run)
-    if not has_run:  # everything that can be refused has been: now the folder is taken
-        _claim(out, identity, recipe, processor, excluded)
-    progress = Progress(step=0, stream_state=None)
-    checkpoints = out / "checkpoints"
-    latest = find_latest(checkpoints) if checkpoints.is_dir() else None
-    if latest is not None:
-        state = read_state(latest)
-        load_checkpoint(latest, model=model, optimizers=optimizers)
-        progress.step, progress.stream_state = state["step"], state["stream"]
-        source.check(state["stream"])
-        log.info("resuming %s at step %d of %d", out, progress.step, steps)
-    resumed_from = progress.step
-    metrics = MetricsWriter(out / "metrics.jsonl", after_step=resumed_from)
-    losses: list[float] = []
+    with join_world(device) as world:
+        identity = world.on_main(lambda: _identity(recipe, start, data or {}))
+        has_run = world.on_main(lambda: _check_folder(out, identity, start, overwrite=overwrite))
+        if has_run and world.on_main((model_folder / "config.json").is_file):
+            return TrainResult(
+                out=out, model=model_folder, steps=steps, resumed_from=steps, last_loss=None
+            )
 
-    def save() -> None:
-        if progress.stream_state is None:
-            return
-        save_checkpoint(
-            checkpoints,
-            step=progress.step,
+        def claim(processor: RoikitProcessor) -> None:
+            _claim(out, identity, recipe, processor, excluded)
+
+        model, processor = _prepared(
+            recipe, world, start, texts, out / "processor", None if has_run else claim
+        )
+        bf16 = uses_bf16(recipe.run.dtype, world.device)
+        with advice_when_full(model, recipe, world):
+            spread_model = spread(model, recipe.run, world, bf16=bf16)
+        optimizers = build_optimizers(model, recipe.run)
+        checkpoints = Checkpoints(
+            out / "checkpoints",
             model=model,
             optimizers=optimizers,
-            state={"stream": progress.stream_state},
             keep=recipe.run.keep,
+            keep_best=recipe.run.keep_best,
         )
+        progress = _resumed(checkpoints, source)
+        resumed_from = progress.step
+        log.info(
+            "%s: step %d of %d, %d processes (%s)",
+            out,
+            resumed_from,
+            steps,
+            world.world_size,
+            choose_parallel(recipe.run, world),
+        )
+        metrics = (
+            MetricsWriter(out / "metrics.jsonl", after_step=resumed_from) if world.is_main else None
+        )
+        losses: list[float] = []
 
-    if on_start is not None:
-        on_start(resumed_from, steps)
-    with stop_between_steps() as check, closing(metrics):
+        def save(*, wait: bool = False) -> None:
+            if progress.stream_state is not None:
+                state = {"stream": progress.stream_state, "recipe": recipe.to_toml()}
+                checkpoints.save(step=progress.step, state=state, wait=wait)
 
         def after_step(report: StepReport) -> None:
-            metrics.write(report)
             losses.append(report.loss)
-            if on_step is not None:
-                on_step(report)
+            if metrics is not None:
+                metrics.write(report)
+                if on_step is not None:
+                    on_step(report)
+            checkpoints.check()
             if report.step % recipe.run.save_every == 0 or report.step == steps:
                 save()
-            check()
 
+        if on_start is not None and world.is_main:
+            on_start(resumed_from, steps)
+        reader = StepReader(
+            source,
+            processor,
+            recipe.run,
+            seed=recipe.seed,
+            rank=world.rank,
+            world_size=world.world_size,
+        )
         feedings = feed(
-            StepReader(source, processor, recipe.run, seed=recipe.seed),
+            reader,
             first=progress.step,
             steps=steps,
             workers=workers,
-            ahead=0 if device == "cpu" else 4,
+            ahead=0 if world.device.type == "cpu" else 4,
         )
-        try:
-            with closing(feedings):
+        closed = contextlib.nullcontext() if metrics is None else closing(metrics)
+        with hold_signals() as stopped_by, closed, closing(checkpoints), closing(feedings):
+            try:
                 train_steps(
-                    model,
+                    spread_model,
                     processor,
                     optimizers,
                     feedings,
                     recipe,
                     progress,
                     steps=steps,
-                    device=torch.device(device),
+                    world=world,
+                    bf16=bf16,
+                    stopped_by=stopped_by,
                     on_step=after_step,
                 )
-        except (Interrupted, KeyboardInterrupt):
-            save()
-            raise
-    _export(model, processor, recipe, out)
-    if not losses:  # stopped between the last step and the export
-        losses = [line["loss"] for line in read_metrics(out / "metrics.jsonl")]
-    return TrainResult(
-        out=out,
-        model=model_folder,
-        steps=steps,
-        resumed_from=resumed_from,
-        last_loss=losses[-1] if losses else None,
-    )
+                checkpoints.finish()
+            except Interrupted:
+                save(wait=True)
+                raise
+        export(model, processor, recipe, out)
+        world.sum([0])  # nobody leaves before it is written
+        if not losses:  # stopped between the last step and the export
+            losses = [line["loss"] for line in read_metrics(out / "metrics.jsonl")]
+        return TrainResult(
+            out=out,
+            model=model_folder,
+            steps=steps,
+            resumed_from=resumed_from,
+            last_loss=losses[-1] if losses else None,
+        )
+
+
+def _prepared(
+    recipe: Recipe,
+    world: World,
+    start: Path | None,
+    texts: Callable[[], Iterable[str]] | None,
+    saved_processor: Path,
+    claim: Callable[[RoikitProcessor], None] | None,
+) -> tuple[RoikitForConditionalGeneration, RoikitProcessor]:
+    """The model before the first step, its parts chosen, the same in every process.
+
+    Args:
+        recipe: the stage's.
+        world: this process and the others.
+        start: the run or model to start from.
+        texts: for a tokenizer that has to be learned.
+        saved_processor: where a run keeps it, once claimed.
+        claim: takes the folder of a new run, once all that can be refused has been; None for a
+            run that goes on.
+    """
+
+    def build(processor: Path | None) -> tuple[RoikitForConditionalGeneration, RoikitProcessor]:
+        model, loaded = _start(recipe, start, texts, processor)
+        torch.manual_seed(recipe.seed)
+        prepare(model, recipe)
+        return model, loaded
+
+    if claim is None:
+        return build(saved_processor)
+    first: list[tuple[RoikitForConditionalGeneration, RoikitProcessor]] = []
+
+    def begin() -> None:
+        first.append(build(None))
+        build_optimizers(first[0][0], recipe.run)
+        claim(first[0][1])
+
+    world.on_main(begin)
+    return first.pop() if first else build(saved_processor)
+
+
+def _resumed(checkpoints: Checkpoints, source: StepSource) -> Progress:
+    """Bring everything to where the newest sound checkpoint stands, if there is one."""
+    state = checkpoints.load_latest()
+    if state is None:
+        return Progress(step=0, stream_state=None)
+    source.check(state["stream"])
+    return Progress(step=state["step"], stream_state=state["stream"])
 
 
 def _identity(recipe: Recipe, start: Path | None, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -218,6 +291,10 @@ def _check_folder(
         return False
     found = json.loads(file.read_text(encoding="utf-8"))
     for key, value in identity.items():
+        if key == "resolved":
+            _tell_free(out, str(found.get(key)), str(value))
+            if _bound_lines(str(found.get(key))) == _bound_lines(str(value)):
+                continue
         if found.get(key) != value:
             raise UsageError(
                 f"{out}: holds a run with another {_difference(key, found.get(key), value)}",
@@ -254,8 +331,24 @@ def _difference(key: str, found: Any, expected: Any) -> str:
         return "; ".join(_difference(f"{key}.{n}", found.get(n), expected.get(n)) for n in names)
     if key != "resolved":
         return f"{key}: it has `{found}`, asked for was `{expected}`"
-    lines = set(str(found).splitlines()) ^ set(str(expected).splitlines())
+    lines = set(_bound_lines(str(found))) ^ set(_bound_lines(str(expected)))
     return f"recipe: {'; '.join(sorted(lines))}"
+
+
+def _bound_lines(resolved: str) -> list[str]:
+    """Lines of a resolved recipe that a run which goes on may not change."""
+    return [line for line in resolved.splitlines() if not _is_free(line)]
+
+
+def _is_free(line: str) -> bool:
+    return line.partition(" = ")[0] in FREE_KEYS
+
+
+def _tell_free(out: Path, found: str, asked: str) -> None:
+    before = set(found.splitlines())
+    changed = [line for line in asked.splitlines() if _is_free(line) and line not in before]
+    if changed:
+        log.info("%s: goes on with other settings: %s", out, "; ".join(changed))
 
 
 def _start(
@@ -295,15 +388,3 @@ def _check_same_model(recipe: Recipe, start: Path) -> None:
                 f"this recipe says `{value}`",
                 hint="use the recipe it was built with, or start from another run with --from",
             )
-
-
-def _export(
-    model: RoikitForConditionalGeneration, processor: RoikitProcessor, recipe: Recipe, out: Path
-) -> None:
-    """Write the result under a temporary name and move it into place."""
-    temporary = out / ".model"
-    shutil.rmtree(temporary, ignore_errors=True)
-    model.eval().save_pretrained(temporary)
-    processor.save_pretrained(temporary)
-    temporary.replace(out / "model")
-    plot_loss(out / "metrics.jsonl", out / "loss.png", title=f"{recipe.name} {recipe.stage}")

@@ -1,11 +1,7 @@
 """Stages on a toy world: what learns, what is saved, and what a stop costs (nothing)."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +10,12 @@ from typing import Any, TypeVar
 import pytest
 import torch
 
-from roikit.config import Recipe, StageRecipe
+from roikit.config import PARTS, Recipe, StageRecipe
 from roikit.errors import RoikitError, UsageError
 from roikit.model.generate import load_model
 from roikit.model.vision import VitTower
 from roikit.sample import Example
-from roikit.train.checkpoint import find_latest, save_checkpoint
-from roikit.train.loop import PARTS, Interrupted
+from roikit.train.loop import Interrupted
 from roikit.train.metrics import read_metrics
 from roikit.train.muon import Muon, orthogonalise
 from roikit.train.optim import build_optimizers, schedule
@@ -126,31 +121,6 @@ def test_a_resumed_run_repeats_no_step_and_changes_no_bit(
     assert all(torch.equal(once[name], twice[name]) for name in once)
 
 
-_KILLED = """
-import sys
-from pathlib import Path
-from tests.roikit.train.test_train import run
-run(Path(sys.argv[1]))
-"""
-
-
-def test_kill_9_at_any_moment_costs_nothing_but_time(aligned: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    command = [sys.executable, "-c", _KILLED, str(out)]
-    environment = os.environ | {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1"}
-    for wanted in (2, 5):
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 60
-        while len(losses(out)) < wanted and time.monotonic() < deadline:
-            if process.poll() is not None:
-                break
-            time.sleep(0.005)
-        process.kill()
-        process.wait()
-    run(out)
-    assert losses(out) == losses(aligned)
-
-
 def test_a_signal_saves_and_ends(aligned: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
 
@@ -163,43 +133,6 @@ def test_a_signal_saves_and_ends(aligned: Path, tmp_path: Path) -> None:
     assert caught.value.signum == signal.SIGTERM
     assert run(out).resumed_from == 2
     assert losses(out) == losses(aligned)
-
-
-def test_a_checkpoint_cut_short_is_passed_over(aligned: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    with pytest.raises(RuntimeError):
-        run(out, source=Stopping(after=14))
-    newest = find_latest(out / "checkpoints")
-    assert newest is not None
-    assert newest.name == "step-00000006"
-    data = max(newest.glob("*.distcp"), key=lambda p: p.stat().st_size)
-    data.write_bytes(data.read_bytes()[:-10])
-    assert run(out).resumed_from == 3
-    assert losses(out) == losses(aligned)
-    assert find_latest(out / "checkpoints") == (out / "checkpoints" / "latest").resolve()
-
-
-def test_a_damaged_checkpoint_is_replaced_and_not_kept_for_a_sound_one(
-    built: Any, tmp_path: Path
-) -> None:
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(built.model.parameters())]
-
-    def save(step: int) -> Path:
-        return save_checkpoint(
-            tmp_path, step=step, model=built.model, optimizers=optimizers, state={}, keep=0
-        )
-
-    save(3)
-    data = max(save(6).glob("*.distcp"), key=lambda p: p.stat().st_size)
-    whole = data.read_bytes()
-    data.write_bytes(whole[:-10])
-    assert find_latest(tmp_path) is None
-    save(6)
-    assert data.read_bytes() == whole
-    assert find_latest(tmp_path) == tmp_path / "step-00000006"
-    data.write_bytes(whole[:-10])
-    save(5)  # older, but the only sound one
-    assert find_latest(tmp_path) == tmp_path / "step-00000005"
 
 
 def test_a_finished_run_is_left_alone_and_another_recipe_refused(aligned: Path) -> None:

@@ -1,0 +1,121 @@
+"""What test_distributed.py runs under torchrun: `python distributed_cases.py NAME FOLDER`."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from msgspec import structs
+from torch import distributed
+
+from roikit.errors import RoikitError
+from roikit.sample import Example, Turn
+from roikit.train.loop import Interrupted
+from tests.roikit.conftest import ToySource
+from tests.roikit.train.test_train import make_recipe, run
+
+T = TypeVar("T")
+
+#: Three conversations a step: two processes never have equally many, and with one at a time, one
+#: process has an empty micro-batch.
+CASES: dict[str, dict[str, Any]] = {
+    "ddp": {"parallel": "ddp"},
+    "ddp-accumulated": {"parallel": "ddp", "micro_batch": 1},
+    "ddp-frozen": {"parallel": "ddp", "train": ("projector", "region_encoder"), "micro_batch": 1},
+    "fsdp": {"parallel": "fsdp", "gradient_checkpointing": True},
+    "fsdp-accumulated": {"parallel": "fsdp", "micro_batch": 1, "weight_decay": 0.1},
+    "fsdp-muon": {"parallel": "fsdp", "optimizer": "muon", "lr_muon": 0.02},
+    "fsdp-lora": {"parallel": "fsdp", "lora_rank": 4},
+}
+NEEDS_START = ("ddp-frozen", "fsdp-lora")
+
+
+class MixedSource(ToySource):
+    """Every other conversation speaks of no region; notes the places that are read."""
+
+    def __init__(self, *, micro_batch: int = 0, bad_place: int | None = None) -> None:
+        super().__init__(batch_size=3, micro_batch=micro_batch)
+        self.examples = [
+            without_regions(example) if i % 2 else example
+            for i, example in enumerate(self.examples)
+        ]
+        self.bad_place = bad_place
+        self.places: list[int] = []
+
+    def read(self, place: int, use: Callable[[Example], T]) -> T:
+        if place == self.bad_place:
+            raise RoikitError(f"place {place} cannot be read")
+        self.places.append(place)
+        return super().read(place, use)
+
+
+def without_regions(example: Example) -> Example:
+    turns = (Turn("user", "Describe the picture."), Turn("assistant", "red green"))
+    conversation = structs.replace(example.conversation, turns=turns)
+    sample = structs.replace(example.sample, regions=(), conversations=(conversation,))
+    return structs.replace(example, sample=sample, conversation=conversation)
+
+
+def train(out: Path, *, bad_place: int | None = None, **arguments: Any) -> list[int]:
+    """Run a case and return the places that this process has read."""
+    changes = {"batch_size": 3, "steps": 4, "save_every": 2} | arguments.pop("changes", {})
+    source = MixedSource(micro_batch=changes.get("micro_batch", 0), bad_place=bad_place)
+    run(out, make_recipe(**changes), source=source, **arguments)
+    return source.places
+
+
+def all_cases(folder: Path, rank: int) -> dict[str, Any]:
+    told: dict[str, Any] = {}
+    for name, changes in CASES.items():
+        start = folder.parent / "start" if name in NEEDS_START else None
+        told[name] = train(folder / name, changes=changes, start=start)
+    told["from-one"] = train(folder.parent / "from-one", changes={"parallel": "fsdp", "steps": 6})
+    for name, arguments in (
+        ("bad-data", {"bad_place": 4}),  # of the second step, and not the main process's
+        ("no-number", {"changes": {"lr": 1e30, "warmup": 0, "grad_clip": 0.0}}),
+    ):
+        try:
+            train(folder / name, **arguments)  # type: ignore[arg-type]
+        except RoikitError as error:
+            told[name] = [type(error).__name__, str(error)]
+    return told
+
+
+def stopped(folder: Path, rank: int) -> dict[str, Any]:
+    """A signal to one process, then a kill of it in the run that goes on."""
+
+    def at(step: int, signum: int) -> Callable[..., Any]:
+        # `on_step` is the main process's: the other one stops itself when it reads
+        class Stopping(MixedSource):
+            def read(self, place: int, use: Callable[[Example], T]) -> T:
+                if rank == 1 and place // 3 == step:
+                    os.kill(os.getpid(), signum)
+                return super().read(place, use)
+
+        return Stopping
+
+    told: dict[str, Any] = {}
+    recipe = make_recipe(batch_size=3, steps=6, save_every=2)
+    try:
+        run(folder / "stopped", recipe, source=at(3, signal.SIGTERM)())
+    except Interrupted as error:
+        told["stopped"] = str(error)
+    (folder / f"stopped-{rank}.json").write_text(json.dumps(told), encoding="utf-8")
+    run(folder / "stopped", recipe, source=at(5, signal.SIGKILL)())
+    return told
+
+
+def main() -> None:
+    name, folder = sys.argv[1], Path(sys.argv[2])
+    distributed.init_process_group("gloo")
+    rank = distributed.get_rank()
+    told = {"all": all_cases, "stopped": stopped}[name](folder, rank)
+    (folder / f"{name}-{rank}.json").write_text(json.dumps(told), encoding="utf-8")
+    distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
