@@ -87,7 +87,10 @@ def _training(recipe: Recipe, about: Mapping[str, Any], run: Path, *, has_adapte
             ["steps", f"{lines[-1]['step']:,} of {recipe.run.batch_size} conversations"],
             ["tokens", f"{sum(line['tokens'] for line in lines):,}"],
             ["loss of the first step", f"{lines[0]['loss']:.4f}"],
-            [f"mean loss of the last {len(last)}", f"{sum(x['loss'] for x in last) / len(last):.4f}"],
+            [
+                f"mean loss of the last {len(last)}",
+                f"{sum(x['loss'] for x in last) / len(last):.4f}",
+            ],
         ]
         held_out = [line for line in lines if line.get("held_out_loss") is not None]
         if held_out:

@@ -20,13 +20,14 @@ import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.checkpoint import FileSystemReader, state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -86,11 +87,12 @@ class Checkpoints:
         self._optimizers = optimizers
         self._keep = keep
         self._keep_best = keep_best
-        self._rank, self._world_size, self._group = 0, 1, None
+        self._rank, self._world_size = 0, 1
+        self._group: dist.ProcessGroup | None = None
         if dist.is_initialized():
             self._rank, self._world_size = dist.get_rank(), dist.get_world_size()
             # a group of its own: the writing thread must not get between the model's collectives
-            self._group = dist.new_group(backend="gloo")
+            self._group = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
         self._frozen = frozen_sha256(model)
         self._staged: dict[str, Tensor] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="roikit-checkpoint")
@@ -108,12 +110,12 @@ class Checkpoints:
         Raises:
             RoikitError: all are damaged, or the newest was saved by another model.
         """
-        (latest, *_) = self._together(lambda: find_latest(self._folder) if self._rank == 0 else None)
+        (latest, *_) = self._together(
+            lambda: find_latest(self._folder) if self._rank == 0 else None
+        )
         if latest is None:
             return None
-        load_checkpoint(
-            latest, model=self._model, optimizers=self._optimizers, frozen=self._frozen
-        )
+        load_checkpoint(latest, model=self._model, optimizers=self._optimizers, frozen=self._frozen)
         self._step = read_state(latest)["step"]
         return read_state(latest)
 
@@ -206,7 +208,9 @@ class Checkpoints:
             (temporary, *_) = self._together(lambda: self._begin(step, needed))
             assert temporary is not None  # the first process's
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # without a process group it says that there is none
+                warnings.simplefilter(
+                    "ignore"
+                )  # without a process group it says that there is none
                 state_dict_saver.save(tensors, checkpoint_id=temporary, process_group=self._group)
             mine = [*temporary.glob(f"__{self._rank}_*")]
             if self._rank == 0:
@@ -260,9 +264,9 @@ class Checkpoints:
         if self._group is not None:
             results = [None] * self._world_size
             dist.all_gather_object(results, result, group=self._group)
-        for _, error in results:
-            if error is not None:
-                raise error
+        for _, failure in results:
+            if failure is not None:
+                raise failure
         return [value for value, _ in results]
 
 
@@ -309,10 +313,14 @@ def load_checkpoint(
         generators = {name: tensor for name, tensor in generators.items() if name in saved}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # without a process group it says that there is none
-            state_dict_loader.load(
-                wanted | generators, storage_reader=reader, process_group=group
-            )
-    except (OSError, ValueError, RuntimeError, pickle.UnpicklingError, CheckpointException) as error:
+            state_dict_loader.load(wanted | generators, storage_reader=reader, process_group=group)
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        pickle.UnpicklingError,
+        CheckpointException,
+    ) as error:
         raise RoikitError(
             f"{checkpoint}: cannot be read: {error}", hint="start over with --overwrite"
         ) from error

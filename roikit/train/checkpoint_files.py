@@ -148,8 +148,8 @@ def prune(folder: Path, *, newest: Path, keep: int, keep_best: int) -> None:
     """Remove all but `newest`, the last `keep` before it and the `keep_best` of lowest score."""
     sound = [p for p in sorted(folder.glob("step-*")) if find_problem(p, read=False) is None]
     scores = {path: read_state(path).get("score") for path in sound}
-    scored = [p for p in sound if scores[p] is not None and math.isfinite(scores[p])]
-    best = sorted(scored, key=lambda path: (scores[path], path))[:keep_best]
+    scored = [(s, p) for p, s in scores.items() if s is not None and math.isfinite(s)]
+    best = [path for _, path in sorted(scored)[:keep_best]]
     for path in sound[: -(keep + 1)]:
         if path != newest and path not in best:
             _remove(path)

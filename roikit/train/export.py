@@ -81,14 +81,13 @@ def _rebuild(
     from peft import get_peft_model
 
     ((_, config),) = adapters.items()
-    adapted = get_peft_model(
-        plain.language_model, copy.deepcopy(config), low_cpu_mem_usage=True
-    )
+    adapted = get_peft_model(plain.language_model, copy.deepcopy(config), low_cpu_mem_usage=True)
     _fill(plain, weights)
     shutil.rmtree(adapter_folder, ignore_errors=True)
     # embeddings rest under LoRA; looking whether they do would ask the hub
     adapted.save_pretrained(adapter_folder, save_embedding_layers=False)
-    plain.language_model = adapted.merge_and_unload()
+    # safe: into copies, since on one process `weights` are the trained model's own
+    plain.language_model = adapted.merge_and_unload(safe_merge=True)
     return plain
 
 

@@ -1,13 +1,12 @@
 """What a stop, a full disk or a damaged file costs a run: time, and nothing else."""
 
-import json
 import os
 import pickle
 import random
-import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import namedtuple
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ from roikit.errors import RoikitError
 from roikit.model.generate import load_model
 from roikit.train import checkpoint, checkpoint_files
 from roikit.train.checkpoint import Checkpoints
-from roikit.train.checkpoint_files import find_latest, read_state
+from roikit.train.checkpoint_files import find_latest
 from roikit.train.loop import Interrupted
 from tests.roikit.train.test_train import Stopping, losses, make_recipe, run
 from tests.roikit.train.test_train import aligned as aligned
@@ -77,8 +76,10 @@ def make_toy(width: int = 8, **arguments: Any) -> tuple[Toy, list[torch.optim.Op
 
 def toy_checkpoints(folder: Path, **changes: Any) -> tuple[Toy, Any, Checkpoints]:
     model, optimizers = make_toy(changes.pop("width", 8))
-    return model, optimizers, Checkpoints(
-        folder, model=model, optimizers=optimizers, **({"keep": 9} | changes)
+    return (
+        model,
+        optimizers,
+        Checkpoints(folder, model=model, optimizers=optimizers, **({"keep": 9} | changes)),
     )
 
 
@@ -104,11 +105,14 @@ def test_dropout_buffers_and_weights_without_gradients_go_on_as_they_were(tmp_pa
     assert (state["step"], state["stream"]) == (3, 7)
     assert not any(p in optimizers[0].state for p in again.unused.parameters())
     assert [learn(again, optimizers) for _ in range(3)] == went_on
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True)
+    )
 
 
 def test_only_what_learns_is_saved_and_what_is_shared_once(tmp_path: Path) -> None:
-    _, optimizers, checkpoints = (model, *_) = toy_checkpoints(tmp_path)
+    model, optimizers, checkpoints = toy_checkpoints(tmp_path)
     learn(model, optimizers)
     checkpoints.save(step=1, state={}, wait=True)
     names = checkpoint._Reader(tmp_path / "latest").read_metadata().state_dict_metadata
@@ -119,7 +123,7 @@ def test_only_what_learns_is_saved_and_what_is_shared_once(tmp_path: Path) -> No
 def test_a_save_does_not_see_the_steps_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    writing, may_write = checkpoint.state_dict_saver.save, __import__("threading").Event()
+    writing, may_write = checkpoint.state_dict_saver.save, threading.Event()
 
     def slow(*args: Any, **kwargs: Any) -> Any:
         may_write.wait(10)
@@ -341,6 +345,7 @@ def test_a_signal_during_a_save_saves_its_own_step_too(
 
 _KILLED = """
 import sys
+import threading
 import time
 from pathlib import Path
 from roikit.train import checkpoint
