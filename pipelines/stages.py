@@ -5,7 +5,7 @@ shards, for `roikit train` and for whatever trains several stages in a row.
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ from shards.stream import Stream
 log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:  # training imports torch, which conversion must not
-    from roikit.train.metrics import StepReport
+    from roikit.train.metrics import HeldOutReport, StepReport
     from roikit.train.run import TrainResult
 
 
@@ -35,8 +35,10 @@ def run_stage(
     start: Path | None = None,
     device: str = "auto",
     overwrite: bool = False,
+    track: Sequence[str] = (),
     on_step: "Callable[[StepReport], None] | None" = None,
     on_start: Callable[[int, int], None] | None = None,
+    on_held_out: "Callable[[HeldOutReport], None] | None" = None,
 ) -> "TrainResult":
     """Train one stage on the shards below `shards`; run again, it goes on from its last checkpoint.
 
@@ -47,8 +49,10 @@ def run_stage(
         start: the run or model to start from; None builds a new model.
         device: `auto` or a torch device.
         overwrite: throw an earlier run in `out` away.
+        track: `tensorboard`, `wandb`.
         on_step: called after each step.
         on_start: called once with (steps taken before, steps of the whole run).
+        on_held_out: called after each evaluation on the pictures held out.
 
     Raises:
         UsageError: the mixture names what is not converted, its benchmarks leave nothing of it,
@@ -78,8 +82,10 @@ def run_stage(
         excluded=excluded,
         device=device,
         overwrite=overwrite,
+        track=track,
         on_step=on_step,
         on_start=on_start,
+        on_held_out=on_held_out,
     )
 
 

@@ -14,13 +14,15 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from roikit.batch import Batch, to_device
-from roikit.config import Recipe
+from roikit.config import Recipe, StageRecipe
 from roikit.errors import RoikitError
+from roikit.model.device import memory_in_use
 from roikit.model.modeling import RoikitForConditionalGeneration
 from roikit.model.processing import RoikitProcessor
 from roikit.train.feed import Feeding
 from roikit.train.metrics import StepReport
 from roikit.train.optim import schedule, set_learning_rate
+from roikit.train.spikes import check_finite
 
 PARTS = ("vision_tower", "projector", "region_encoder", "language_model")
 
@@ -58,20 +60,16 @@ def train_steps(
     *,
     steps: int,
     device: torch.device,
-    on_step: Callable[[StepReport], None],
+    on_step: Callable[[StepReport, tuple[str, ...]], None],
 ) -> None:
     """Take the remaining steps, keeping `progress` true after each.
 
     Raises:
-        RoikitError: the loss is not a number; names the samples of the batch.
+        NonFiniteError: loss or gradient are no numbers; names the samples, the step is not taken.
     """
     run = recipe.run
     trainable = [p for p in model.parameters() if p.requires_grad]
-    autocast = (
-        torch.autocast(device.type, dtype=torch.bfloat16)
-        if run.dtype == "bf16" or (run.dtype == "auto" and _has_fast_bf16(device))
-        else contextlib.nullcontext()
-    )
+    autocast = precision(run, device)
     while progress.step < steps:
         started = time.perf_counter()
         feeding = next(feedings)
@@ -79,40 +77,56 @@ def train_steps(
         share = schedule(progress.step, steps=steps, warmup=run.warmup)
         set_learning_rate(optimizers, share)
         num_labels = sum(batch.num_labels for batch in feeding.batches)
-        loss = 0.0
+        losses = []
         for batch in feeding.batches:
             with autocast:
-                part = _loss(model, processor, to_device(batch, device), num_labels)
+                part = batch_loss(model, processor, to_device(batch, device), num_labels)
             part.backward()
-            loss += float(part.detach())
-        if not math.isfinite(loss):
-            keys = ", ".join(key for batch in feeding.batches for key in batch.keys)
-            raise RoikitError(
-                f"step {progress.step + 1}: the loss is {loss}; the batch held {keys}",
-                hint="lower the learning rate (--set STAGE.lr=…) and start over with --overwrite",
-            )
+            losses.append(float(part.detach()))
+        loss = sum(losses)
         limit = run.grad_clip if run.grad_clip > 0 else math.inf
-        grad_norm = torch.nn.utils.clip_grad_norm_(trainable, limit)
+        grad_norm = float(torch.nn.utils.clip_grad_norm_(trainable, limit))
+        check_finite(
+            step=progress.step + 1,
+            stage=recipe.stage,
+            loss=loss,
+            grad_norm=grad_norm,
+            losses=losses,
+            keys=[batch.keys for batch in feeding.batches],
+        )
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         progress.step += 1
         progress.stream_state = feeding.state
+        tokens = sum(batch.num_tokens for batch in feeding.batches)
+        places = sum(batch.input_ids.numel() for batch in feeding.batches)
         on_step(
             StepReport(
                 step=progress.step,
                 steps=steps,
                 loss=loss,
+                lr=optimizers[0].param_groups[0]["lr"],
                 lr_share=share,
-                grad_norm=float(grad_norm),
-                tokens=sum(batch.num_tokens for batch in feeding.batches),
+                grad_norm=grad_norm,
+                tokens=tokens,
                 labels=num_labels,
+                padding=1 - tokens / places,
                 epoch=feeding.epoch,
                 seconds=time.perf_counter() - started,
                 data_wait=waited,
+                memory_bytes=memory_in_use(device),
                 skipped=feeding.skipped,
-            )
+            ),
+            tuple(key for batch in feeding.batches for key in batch.keys),
         )
+
+
+def precision(run: StageRecipe, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Return the context in which the model computes: bfloat16 where the recipe says so."""
+    if run.dtype == "bf16" or (run.dtype == "auto" and _has_fast_bf16(device)):
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()
 
 
 def _has_fast_bf16(device: torch.device) -> bool:
@@ -123,12 +137,13 @@ def _has_fast_bf16(device: torch.device) -> bool:
     return bool(has is not None and has())
 
 
-def _loss(
+def batch_loss(
     model: RoikitForConditionalGeneration,
     processor: RoikitProcessor,
     batch: Batch,
     num_labels: int,
 ) -> Tensor:
+    """Return a batch's loss, summed over its labels and divided by `num_labels`."""
     output = model(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,

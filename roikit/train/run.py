@@ -3,7 +3,7 @@
 OUT/recipe.toml     the recipe, resolved
 OUT/run.json        what the run started from and which data it reads
 OUT/excluded.txt    the pictures it leaves out, one identity a line
-OUT/metrics.jsonl   one line a step
+OUT/metrics.jsonl   one line a step; events.jsonl, spikes.jsonl: see watch.py
 OUT/checkpoints/    see checkpoint.py
 OUT/model/          the result, for `from_pretrained`; there only once the run is finished
 OUT/loss.png
@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from roikit.batch import Batch, to_device
 from roikit.config import Recipe, load_recipe
 from roikit.errors import RoikitError, UsageError
 from roikit.model.build import build_model
@@ -28,11 +29,24 @@ from roikit.model.generate import load_model
 from roikit.model.modeling import RoikitForConditionalGeneration
 from roikit.model.processing import RoikitProcessor
 from roikit.runs import EXCLUDED_NAME, excluded_text, weights_sha256
+from roikit.sample import Example
 from roikit.train.checkpoint import find_latest, load_checkpoint, read_state, save_checkpoint
+from roikit.train.claim import claimed
 from roikit.train.feed import ExampleStream, feed
-from roikit.train.loop import Interrupted, Progress, choose_parts, stop_between_steps, train_steps
-from roikit.train.metrics import MetricsWriter, StepReport, plot_loss, read_metrics
+from roikit.train.held_out import HeldOut
+from roikit.train.loop import (
+    Interrupted,
+    Progress,
+    batch_loss,
+    choose_parts,
+    precision,
+    stop_between_steps,
+    train_steps,
+)
+from roikit.train.metrics import METRICS_NAME, HeldOutReport, StepReport, plot_loss, read_metrics
 from roikit.train.optim import build_optimizers
+from roikit.train.trackers import check_trackers
+from roikit.train.watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +73,11 @@ def train_stage(
     excluded: Sequence[str] = (),
     device: str = "auto",
     overwrite: bool = False,
+    held_out: Callable[[int], Sequence[Example]] | None = None,
+    track: Sequence[str] = (),
     on_step: Callable[[StepReport], None] | None = None,
     on_start: Callable[[int, int], None] | None = None,
+    on_held_out: Callable[[HeldOutReport], None] | None = None,
 ) -> TrainResult:
     """Train one stage; run again after a stop, it goes on where the last checkpoint stood.
 
@@ -74,13 +91,56 @@ def train_stage(
         excluded: the pictures that `stream` leaves out, saved beside it; `data` holds their hash.
         device: `auto` or a torch device.
         overwrite: throw an earlier run in `out` away.
+        held_out: gives so many conversations of pictures held out, always the same; needed where
+            the recipe has `eval_every`.
+        track: `tensorboard`, `wandb`.
         on_step: called after each step.
         on_start: called once with (steps taken before, steps of the whole run).
+        on_held_out: called after each evaluation on the pictures held out.
 
     Raises:
-        UsageError: `out` holds a run of another recipe, start or data.
+        UsageError: `out` holds a run of another recipe, start or data, or another process works on
+            it.
         Interrupted: SIGINT or SIGTERM; a checkpoint of the last step is saved.
     """
+    check_trackers(track)
+    with claimed(out):
+        return _train(
+            recipe,
+            stream=stream,
+            out=out,
+            start=start,
+            texts=texts,
+            data=data,
+            excluded=excluded,
+            device=device,
+            overwrite=overwrite,
+            held_out=held_out,
+            track=track,
+            on_step=on_step,
+            on_start=on_start,
+            on_held_out=on_held_out,
+        )
+
+
+def _train(
+    recipe: Recipe,
+    *,
+    stream: ExampleStream,
+    out: Path,
+    start: Path | None,
+    texts: Callable[[], Iterable[str]] | None,
+    data: Mapping[str, Any] | None,
+    excluded: Sequence[str],
+    device: str,
+    overwrite: bool,
+    held_out: Callable[[int], Sequence[Example]] | None,
+    track: Sequence[str],
+    on_step: Callable[[StepReport], None] | None,
+    on_start: Callable[[int, int], None] | None,
+    on_held_out: Callable[[HeldOutReport], None] | None,
+) -> TrainResult:
+    """Train in a folder that is this process's."""
     steps = recipe.run.steps or math.ceil(
         recipe.run.epochs * stream.epoch_length / recipe.run.batch_size
     )
@@ -102,6 +162,10 @@ def train_stage(
     if recipe.run.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     optimizers = build_optimizers(model, recipe.run)
+    evaluation = None
+    if recipe.run.eval_every:
+        examples = held_out(recipe.run.eval_size) if held_out is not None else ()
+        evaluation = HeldOut(examples, processor, recipe.run, seed=recipe.seed)
     if not has_run:  # everything that can be refused has been: now the folder is taken
         _claim(out, identity, recipe, processor, excluded)
     progress = Progress(step=0, stream_state=None)
@@ -114,7 +178,6 @@ def train_stage(
         stream.load_state_dict(state["stream"])
         log.info("resuming %s at step %d of %d", out, progress.step, steps)
     resumed_from = progress.step
-    metrics = MetricsWriter(out / "metrics.jsonl", after_step=resumed_from)
     losses: list[float] = []
 
     def save() -> None:
@@ -131,44 +194,61 @@ def train_stage(
 
     if on_start is not None:
         on_start(resumed_from, steps)
-    with stop_between_steps() as check, closing(metrics):
 
-        def after_step(report: StepReport) -> None:
-            metrics.write(report)
-            losses.append(report.loss)
-            if on_step is not None:
-                on_step(report)
-            if report.step % recipe.run.save_every == 0 or report.step == steps:
+    def evaluate(step: int) -> None:
+        if evaluation is None or (step % recipe.run.eval_every and step != steps):
+            return
+
+        def summed_loss(batch: Batch) -> torch.Tensor:
+            with precision(recipe.run, torch.device(device)):
+                return batch_loss(model, processor, to_device(batch, torch.device(device)), 1)
+
+        found = evaluation.measure(model, summed_loss, step=step)
+        watch.held_out(found)
+        if on_held_out is not None:
+            on_held_out(found)
+
+    watch = Watch(out, recipe, steps=steps, after_step=resumed_from, device=device, track=track)
+    with watch:
+        with stop_between_steps() as check:
+
+            def after_step(report: StepReport, keys: tuple[str, ...]) -> None:
+                watch.step(report, keys)
+                losses.append(report.loss)
+                if on_step is not None:
+                    on_step(report)
+                evaluate(report.step)
+                if report.step % recipe.run.save_every == 0 or report.step == steps:
+                    save()
+                check()
+
+            feedings = feed(
+                stream,
+                processor,
+                recipe.run,
+                seed=recipe.seed,
+                steps=steps - progress.step,
+                ahead=0 if device == "cpu" else 4,
+            )
+            try:
+                with closing(feedings):
+                    train_steps(
+                        model,
+                        processor,
+                        optimizers,
+                        feedings,
+                        recipe,
+                        progress,
+                        steps=steps,
+                        device=torch.device(device),
+                        on_step=after_step,
+                    )
+            except (Interrupted, KeyboardInterrupt):
                 save()
-            check()
-
-        feedings = feed(
-            stream,
-            processor,
-            recipe.run,
-            seed=recipe.seed,
-            steps=steps - progress.step,
-            ahead=0 if device == "cpu" else 4,
-        )
-        try:
-            with closing(feedings):
-                train_steps(
-                    model,
-                    processor,
-                    optimizers,
-                    feedings,
-                    recipe,
-                    progress,
-                    steps=steps,
-                    device=torch.device(device),
-                    on_step=after_step,
-                )
-        except (Interrupted, KeyboardInterrupt):
-            save()
-            raise
-    _export(model, processor, recipe, out)
+                raise
+        _export(model, processor, recipe, out)
     if not losses:  # stopped between the last step and the export
-        losses = [line["loss"] for line in read_metrics(out / "metrics.jsonl")]
+        losses = [line["loss"] for line in read_metrics(out / METRICS_NAME)]
     return TrainResult(
         out=out,
         model=model_folder,
@@ -305,4 +385,4 @@ def _export(
     model.eval().save_pretrained(temporary)
     processor.save_pretrained(temporary)
     temporary.replace(out / "model")
-    plot_loss(out / "metrics.jsonl", out / "loss.png", title=f"{recipe.name} {recipe.stage}")
+    plot_loss(out / METRICS_NAME, out / "loss.png", title=f"{recipe.name} {recipe.stage}")
