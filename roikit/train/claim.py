@@ -192,7 +192,7 @@ def _is_alive(holder: Holder) -> bool:
 
 
 def _began(pid: int) -> str | None:
-    """When a process began, in the kernel's ticks; `dead` for one only waited for, None: unknown."""
+    """When a process began, in ticks; `dead` if it only waits to be reaped; None: unknown."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:

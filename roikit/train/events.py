@@ -1,6 +1,6 @@
 """What happened to a run: `events.jsonl`, one line whenever a process begins or ends work on it.
 
-A line has `event` (`started`, `finished`, `stopped`, `failed`), `at` (UTC) and what belongs to it.
+A line has `event` (`started`, `trained`, `stopped`, `failed`), `at` (UTC) and what belongs to it.
 A process that was killed leaves a `started` without an end.
 """
 

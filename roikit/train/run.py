@@ -209,44 +209,43 @@ def _train(
             on_held_out(found)
 
     watch = Watch(out, recipe, steps=steps, after_step=resumed_from, device=device, track=track)
-    with watch:
-        with stop_between_steps() as check:
+    with watch, stop_between_steps() as check:
 
-            def after_step(report: StepReport, keys: tuple[str, ...]) -> None:
-                watch.step(report, keys)
-                losses.append(report.loss)
-                if on_step is not None:
-                    on_step(report)
-                evaluate(report.step)
-                if report.step % recipe.run.save_every == 0 or report.step == steps:
-                    save()
-                check()
-
-            feedings = feed(
-                stream,
-                processor,
-                recipe.run,
-                seed=recipe.seed,
-                steps=steps - progress.step,
-                ahead=0 if device == "cpu" else 4,
-            )
-            try:
-                with closing(feedings):
-                    train_steps(
-                        model,
-                        processor,
-                        optimizers,
-                        feedings,
-                        recipe,
-                        progress,
-                        steps=steps,
-                        device=torch.device(device),
-                        on_step=after_step,
-                    )
-            except (Interrupted, KeyboardInterrupt):
+        def after_step(report: StepReport, keys: tuple[str, ...]) -> None:
+            watch.step(report, keys)
+            losses.append(report.loss)
+            if on_step is not None:
+                on_step(report)
+            evaluate(report.step)
+            if report.step % recipe.run.save_every == 0 or report.step == steps:
                 save()
-                raise
-        _export(model, processor, recipe, out)
+            check()
+
+        feedings = feed(
+            stream,
+            processor,
+            recipe.run,
+            seed=recipe.seed,
+            steps=steps - progress.step,
+            ahead=0 if device == "cpu" else 4,
+        )
+        try:
+            with closing(feedings):
+                train_steps(
+                    model,
+                    processor,
+                    optimizers,
+                    feedings,
+                    recipe,
+                    progress,
+                    steps=steps,
+                    device=torch.device(device),
+                    on_step=after_step,
+                )
+        except (Interrupted, KeyboardInterrupt):
+            save()
+            raise
+    _export(model, processor, recipe, out)
     if not losses:  # stopped between the last step and the export
         losses = [line["loss"] for line in read_metrics(out / METRICS_NAME)]
     return TrainResult(

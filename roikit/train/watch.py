@@ -5,8 +5,8 @@ OUT/spikes.jsonl    steps whose loss jumped, with the samples of their batch
 OUT/events.jsonl    when a process began and ended work on the run
 and TensorBoard and Weights & Biases, where they are asked for.
 
-Under several processes each has a `Watch`, so that a spike's samples can be put together from all of
-them; only the first one's writes.
+Under several processes each has a `Watch`, so that a spike's samples can be put together from all
+of them; only the first one's writes.
 """
 
 import json
@@ -30,7 +30,15 @@ from roikit.train.metrics import (
     StepReport,
     read_metrics,
 )
-from roikit.train.spikes import WINDOW, Gather, Spike, SpikeDetector, alone, named
+from roikit.train.spikes import (
+    WINDOW,
+    Gather,
+    NonFiniteError,
+    Spike,
+    SpikeDetector,
+    alone,
+    named,
+)
 from roikit.train.trackers import Trackers
 
 log = logging.getLogger(__name__)
@@ -109,11 +117,11 @@ class Watch:
         if not self._is_main:
             return
         is_stop = isinstance(error, KeyboardInterrupt | SystemExit) or hasattr(error, "signum")
-        event = "finished" if error is None else "stopped" if is_stop else "failed"
+        event = "trained" if error is None else "stopped" if is_stop else "failed"
         told: dict[str, Any] = {"step": self._step}
         if error is not None:
             told["message"] = str(error) or type(error).__name__
-        if hasattr(error, "keys"):  # the samples of a step whose loss was no number
+        if isinstance(error, NonFiniteError):
             told["keys"] = list(error.keys)
         try:
             append_event(self._out, event, **told)
