@@ -61,7 +61,7 @@ manifest_app = typer.Typer(no_args_is_help=True, help="The database over all sha
 mix_app = typer.Typer(no_args_is_help=True, help="What a training mixture comes to.")
 app.add_typer(manifest_app, name="manifest", rich_help_panel=DATA)
 app.add_typer(mix_app, name="mix", rich_help_panel=DATA)
-runs_app = typer.Typer(help="Training runs: how they stand, and beside each other.")
+runs_app = typer.Typer()
 runs_app.callback(invoke_without_command=True)(runs.list_runs)
 app.add_typer(runs_app, name="runs", rich_help_panel=TRAINING)
 export_app = typer.Typer(no_args_is_help=True, help="Shards in other tools' forms.")

@@ -70,7 +70,7 @@ def show(
     events, spikes = list(read_events(folder)), read_spikes(folder)
     if as_json:
         return render.document({"status": status, **told, "events": events, "spikes": spikes})
-    render.table(("", ""), [(name, value) for name, value in _facts(status)])
+    render.table(("run", str(folder)), _facts(status))
     render.line("")
     data = told.get("data") or {}
     splits = (data.get("splits") or {}).items()
@@ -159,7 +159,6 @@ def _row(status: "RunStatus", folder: Path) -> tuple[Any, ...]:
 
 def _facts(status: "RunStatus") -> list[tuple[str, Any]]:
     return [
-        ("run", status.run),
         ("stage", status.stage),
         ("recipe", status.recipe),
         ("state", status.state),

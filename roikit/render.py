@@ -194,9 +194,9 @@ class Live:
         """Seconds to go, at the pace since the first step; saving and evaluating count in it."""
         if self._first is None or report.step == self._first[0]:
             return None
-        return (
-            (now - self._first[1]) / (report.step - self._first[0]) * (report.steps - report.step)
-        )
+        step, at = self._first
+        seconds: float = (now - at) / (report.step - step) * (report.steps - report.step)
+        return seconds
 
 
 @contextmanager
