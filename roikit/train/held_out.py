@@ -86,7 +86,7 @@ class HeldOut:
             )
 
         def make_batch(some: list[Row]) -> Batch:
-            return collate(some, pad_token_id=processor.pad_token_id)
+            return collate([[row] for row in some], pad_token_id=processor.pad_token_id)
 
         self._batches = [make_batch(rows[i : i + size]) for i in range(0, len(rows), size)]
         self._spare = make_batch(spare)

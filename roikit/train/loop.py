@@ -70,15 +70,18 @@ def train_steps(
     run = recipe.run
     trainable = [p for p in model.parameters() if p.requires_grad]
     autocast = precision(run, device)
+    skipped = 0
     while progress.step < steps:
         started = time.perf_counter()
         feeding = next(feedings)
         waited = time.perf_counter() - started
         share = schedule(progress.step, steps=steps, warmup=run.warmup)
         set_learning_rate(optimizers, share)
-        num_labels = sum(batch.num_labels for batch in feeding.batches)
+        batches = [batch for batch in feeding.batches if batch is not None]
+        skipped += feeding.skipped
+        num_labels = sum(batch.num_labels for batch in batches)
         losses = []
-        for batch in feeding.batches:
+        for batch in batches:
             with autocast:
                 part = batch_loss(model, processor, to_device(batch, device), num_labels)
             part.backward()
@@ -92,15 +95,15 @@ def train_steps(
             loss=loss,
             grad_norm=grad_norm,
             losses=losses,
-            keys=[batch.keys for batch in feeding.batches],
+            keys=[batch.keys for batch in batches],
         )
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         progress.step += 1
         progress.stream_state = feeding.state
-        tokens = sum(batch.num_tokens for batch in feeding.batches)
-        places = sum(batch.input_ids.numel() for batch in feeding.batches)
+        tokens = sum(batch.num_tokens for batch in batches)
+        places = sum(batch.input_ids.numel() for batch in batches)
         on_step(
             StepReport(
                 step=progress.step,
@@ -111,14 +114,14 @@ def train_steps(
                 grad_norm=grad_norm,
                 tokens=tokens,
                 labels=num_labels,
-                padding=1 - tokens / places,
+                padding=1 - tokens / max(1, places),
                 epoch=feeding.epoch,
                 seconds=time.perf_counter() - started,
                 data_wait=waited,
                 memory_bytes=memory_in_use(device),
-                skipped=feeding.skipped,
+                skipped=skipped,
             ),
-            tuple(key for batch in feeding.batches for key in batch.keys),
+            tuple(key for batch in batches for key in batch.keys),
         )
 
 
@@ -147,6 +150,7 @@ def batch_loss(
     output = model(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
+        position_ids=batch.position_ids,
         pixel_values=processor.normalise(batch.pixels),
         region_boxes=batch.region_boxes,
         region_image_index=batch.region_image_index,

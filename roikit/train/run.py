@@ -29,10 +29,9 @@ from roikit.model.generate import load_model
 from roikit.model.modeling import RoikitForConditionalGeneration
 from roikit.model.processing import RoikitProcessor
 from roikit.runs import EXCLUDED_NAME, excluded_text, weights_sha256
-from roikit.sample import Example
 from roikit.train.checkpoint import find_latest, load_checkpoint, read_state, save_checkpoint
 from roikit.train.claim import claimed
-from roikit.train.feed import ExampleStream, feed
+from roikit.train.feed import StepReader, StepSource, feed
 from roikit.train.held_out import HeldOut
 from roikit.train.loop import (
     Interrupted,
@@ -65,15 +64,15 @@ class TrainResult:
 def train_stage(
     recipe: Recipe,
     *,
-    stream: ExampleStream,
+    source: StepSource,
     out: Path,
     start: Path | None = None,
     texts: Callable[[], Iterable[str]] | None = None,
     data: Mapping[str, Any] | None = None,
     excluded: Sequence[str] = (),
     device: str = "auto",
+    workers: int = 0,
     overwrite: bool = False,
-    held_out: Callable[[int], Sequence[Example]] | None = None,
     track: Sequence[str] = (),
     on_step: Callable[[StepReport], None] | None = None,
     on_start: Callable[[int, int], None] | None = None,
@@ -83,16 +82,15 @@ def train_stage(
 
     Args:
         recipe: the stage's, resolved.
-        stream: the training data.
+        source: the training data.
         out: the run's folder.
         start: the run or model to start from; None builds a new model.
         texts: training text, for a tokenizer that has to be learned with a new model.
         data: what identifies the training data (roots, mixture), saved with the run.
-        excluded: the pictures that `stream` leaves out, saved beside it; `data` holds their hash.
+        excluded: the pictures that `source` leaves out, saved beside it; `data` holds their hash.
         device: `auto` or a torch device.
+        workers: processes that read ahead; 0 reads in this one.
         overwrite: throw an earlier run in `out` away.
-        held_out: gives so many conversations of pictures held out, always the same; needed where
-            the recipe has `eval_every`.
         track: `tensorboard`, `wandb`.
         on_step: called after each step.
         on_start: called once with (steps taken before, steps of the whole run).
@@ -107,15 +105,15 @@ def train_stage(
     with claimed(out):
         return _train(
             recipe,
-            stream=stream,
+            source=source,
             out=out,
             start=start,
             texts=texts,
             data=data,
             excluded=excluded,
             device=device,
+            workers=workers,
             overwrite=overwrite,
-            held_out=held_out,
             track=track,
             on_step=on_step,
             on_start=on_start,
@@ -126,15 +124,15 @@ def train_stage(
 def _train(
     recipe: Recipe,
     *,
-    stream: ExampleStream,
+    source: StepSource,
     out: Path,
     start: Path | None,
     texts: Callable[[], Iterable[str]] | None,
     data: Mapping[str, Any] | None,
     excluded: Sequence[str],
     device: str,
+    workers: int,
     overwrite: bool,
-    held_out: Callable[[int], Sequence[Example]] | None,
     track: Sequence[str],
     on_step: Callable[[StepReport], None] | None,
     on_start: Callable[[int, int], None] | None,
@@ -142,7 +140,7 @@ def _train(
 ) -> TrainResult:
     """Train in a folder that is this process's."""
     steps = recipe.run.steps or math.ceil(
-        recipe.run.epochs * stream.epoch_length / recipe.run.batch_size
+        recipe.run.epochs * source.epoch_length / recipe.run.batch_size
     )
     if steps < 1:
         raise UsageError(f"{recipe.stage}.steps: expected 1 or more, got {steps}")
@@ -164,7 +162,7 @@ def _train(
     optimizers = build_optimizers(model, recipe.run)
     evaluation = None
     if recipe.run.eval_every:
-        examples = held_out(recipe.run.eval_size) if held_out is not None else ()
+        examples = source.held_out(recipe.run.eval_size)
         evaluation = HeldOut(examples, processor, recipe.run, seed=recipe.seed)
     if not has_run:  # everything that can be refused has been: now the folder is taken
         _claim(out, identity, recipe, processor, excluded)
@@ -175,7 +173,7 @@ def _train(
         state = read_state(latest)
         load_checkpoint(latest, model=model, optimizers=optimizers)
         progress.step, progress.stream_state = state["step"], state["stream"]
-        stream.load_state_dict(state["stream"])
+        source.check(state["stream"])
         log.info("resuming %s at step %d of %d", out, progress.step, steps)
     resumed_from = progress.step
     losses: list[float] = []
@@ -222,11 +220,10 @@ def _train(
             check()
 
         feedings = feed(
-            stream,
-            processor,
-            recipe.run,
-            seed=recipe.seed,
-            steps=steps - progress.step,
+            StepReader(source, processor, recipe.run, seed=recipe.seed),
+            first=progress.step,
+            steps=steps,
+            workers=workers,
             ahead=0 if device == "cpu" else 4,
         )
         try:

@@ -13,6 +13,7 @@ import torch
 from roikit.config import Recipe, StageRecipe
 from roikit.errors import UsageError
 from roikit.run_status import run_status
+from roikit.sample import Example
 from roikit.train.claim import claimed
 from roikit.train.events import append_event, read_events
 from roikit.train.loop import Interrupted
@@ -20,7 +21,7 @@ from roikit.train.metrics import HeldOutReport, StepReport, read_held_out, read_
 from roikit.train.run import train_stage
 from roikit.train.spikes import NonFiniteError
 from roikit.train.watch import Watch, read_spikes
-from tests.roikit.conftest import TEXTS, TINY, ToyStream, make_example
+from tests.roikit.conftest import TEXTS, TINY, ToySource
 from tests.roikit.train.test_spikes import in_threads
 
 RUN = StageRecipe(
@@ -54,11 +55,10 @@ def train(out: Path, recipe: Recipe = RECIPE, **arguments: Any) -> Any:
     torch.set_num_threads(1)
     return train_stage(
         recipe,
-        stream=ToyStream(),
+        source=arguments.pop("source", None) or ToySource(),
         out=out,
         texts=lambda: TEXTS,
         device="cpu",
-        held_out=lambda limit: [make_example(100 + i) for i in range(limit)],
         **arguments,
     )
 
@@ -194,9 +194,12 @@ def test_a_folder_in_use_is_refused_before_anything_is_touched(tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+class NothingHeldOut(ToySource):
+    def held_out(self, limit: int) -> list[Example]:
+        return []
+
+
 def test_evaluation_without_held_out_pictures_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no picture of the mixture is held out"):
-        train_stage(
-            RECIPE, stream=ToyStream(), out=tmp_path / "run", texts=lambda: TEXTS, device="cpu"
-        )
+        train(tmp_path / "run", source=NothingHeldOut())
     assert not (tmp_path / "run").exists()
