@@ -22,6 +22,7 @@ from commands import (
     machine,
     miniature,
     mix,
+    runs,
     show,
     stats,
     train,
@@ -60,6 +61,9 @@ manifest_app = typer.Typer(no_args_is_help=True, help="The database over all sha
 mix_app = typer.Typer(no_args_is_help=True, help="What a training mixture comes to.")
 app.add_typer(manifest_app, name="manifest", rich_help_panel=DATA)
 app.add_typer(mix_app, name="mix", rich_help_panel=DATA)
+runs_app = typer.Typer()
+runs_app.callback(invoke_without_command=True)(runs.list_runs)
+app.add_typer(runs_app, name="runs", rich_help_panel=TRAINING)
 export_app = typer.Typer(no_args_is_help=True, help="Shards in other tools' forms.")
 app.add_typer(export_app, name="export", rich_help_panel=DATA)
 
@@ -79,6 +83,9 @@ export_app.command()(export.coco)
 export_app.command()(export.llava)
 export_app.command()(export.energon)
 app.command(rich_help_panel=TRAINING)(train.train)
+runs_app.command()(runs.show)
+runs_app.command()(runs.compare)
+runs_app.command()(runs.plot)
 app.command("eval", rich_help_panel=USE)(evaluate.evaluate)
 app.command(rich_help_panel=USE)(evaluate.report)
 app.command(rich_help_panel=USE)(chat.chat)

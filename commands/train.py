@@ -32,6 +32,14 @@ def train(
         str | None, typer.Option(help="auto, bf16 or fp32.", show_default="the recipe's")
     ] = None,
     overwrite: Overwrite = False,
+    track: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,…",
+            help="Also write to tensorboard, wandb or both.",
+            show_default="neither",
+        ),
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Train one step; run again after an interruption, it goes on from its last checkpoint.
@@ -69,8 +77,10 @@ def train(
             start=start,
             device=device,
             overwrite=overwrite,
+            track=tuple(name.strip() for name in track.split(",") if name.strip()),
             on_start=live.start,
-            on_step=lambda step: live.step(step.step, step.loss, step.tokens, step.seconds),
+            on_step=live.step,
+            on_held_out=live.held_out,
         )
     if not runs.is_main_process():
         return

@@ -5,7 +5,7 @@ shards, for `roikit train` and for whatever trains several stages in a row.
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -25,7 +25,7 @@ from shards.stream import Stream
 log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:  # training imports torch, which conversion must not
-    from roikit.train.metrics import StepReport
+    from roikit.train.metrics import HeldOutReport, StepReport
     from roikit.train.run import TrainResult
 
 
@@ -40,8 +40,10 @@ def run_stage(
     on_bad: Literal["raise", "quarantine"] = "raise",
     max_bad: int = 100,
     overwrite: bool = False,
+    track: Sequence[str] = (),
     on_step: "Callable[[StepReport], None] | None" = None,
     on_start: Callable[[int, int], None] | None = None,
+    on_held_out: "Callable[[HeldOutReport], None] | None" = None,
 ) -> "TrainResult":
     """Train one stage on the shards below `shards`; run again, it goes on from its last checkpoint.
 
@@ -56,8 +58,10 @@ def run_stage(
             source in its place.
         max_bad: samples that may be quarantined.
         overwrite: throw an earlier run in `out` away.
+        track: `tensorboard`, `wandb`.
         on_step: called after each step.
         on_start: called once with (steps taken before, steps of the whole run).
+        on_held_out: called after each evaluation on the pictures held out.
 
     Raises:
         UsageError: the mixture names what is not converted, its benchmarks leave nothing of it,
@@ -97,8 +101,10 @@ def run_stage(
         device=device,
         workers=workers,
         overwrite=overwrite,
+        track=track,
         on_step=on_step,
         on_start=on_start,
+        on_held_out=on_held_out,
     )
 
 

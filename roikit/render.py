@@ -6,6 +6,7 @@ Knows rich and plain values, not what they mean: `commands/` turns results into 
 import json
 import re
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,7 +20,6 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     Task,
-    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -136,41 +136,95 @@ def progress(title: str, unit: str) -> Iterator[Report]:
 
 
 class Live:
-    """A training run's bar: steps, loss, tokens a second, time left."""
+    """A training run as it goes: step, loss, learning rate, speed, memory, time left.
 
-    def __init__(self, bar: Progress, task: TaskID) -> None:
+    Args:
+        title: what runs.
+        bar: where to draw; None writes a line every `every_s` seconds instead.
+        every_s: seconds between two lines.
+    """
+
+    def __init__(self, title: str, bar: Progress | None, *, every_s: float) -> None:
+        self._title = title
         self._bar = bar
-        self._task = task
+        self._task = bar.add_task(title, total=None, said="") if bar is not None else None
+        self._every_s = every_s
+        self._said_at: float | None = None
+        self._first: tuple[int, float] | None = None
         self._loss: float | None = None
         self._rate: float | None = None
 
     def start(self, done: int, total: int) -> None:
         """Begin at step `done` of `total`."""
-        self._bar.reset(self._task, total=total, completed=done)
+        if self._bar is not None and self._task is not None:
+            self._bar.reset(self._task, total=total, completed=done)
 
-    def step(self, step: int, loss: float, tokens: int, seconds: float) -> None:
-        """Show a finished step; loss and rate are smoothed over about 20 steps."""
-        rate = tokens / max(seconds, 1e-9)
-        self._loss = loss if self._loss is None else 0.95 * self._loss + 0.05 * loss
+    def step(self, report: Any) -> None:
+        """Show a finished step (a `StepReport`); loss and speed are smoothed over some 20 steps."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (report.step, now)
+        rate = report.tokens_per_s
+        self._loss = report.loss if self._loss is None else 0.95 * self._loss + 0.05 * report.loss
         self._rate = rate if self._rate is None else 0.95 * self._rate + 0.05 * rate
-        said = f"loss {self._loss:.3f}  {self._rate:,.0f} tokens/s"
-        self._bar.update(self._task, completed=step, said=said)
+        said = (
+            f"loss {self._loss:.3f}  lr {report.lr:.1e}  {self._rate:,.0f} tokens/s  "
+            f"data {report.data_wait / max(report.seconds, 1e-9):.0%}  "
+            f"memory {bytes_text(report.memory_bytes)}  epoch {report.epoch}"
+        )
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=report.step, said=said)
+            return
+        is_last = report.step == report.steps
+        if self._said_at is None or is_last or now - self._said_at >= self._every_s:
+            self._said_at = now
+            left = self._left(report, now)
+            ends = f"  {_duration(left)} left" if left is not None and not is_last else ""
+            note(f"{self._title}: step {report.step:,} of {report.steps:,}  {said}{ends}")
+
+    def held_out(self, report: Any) -> None:
+        """Show an evaluation on the pictures held out (a `HeldOutReport`)."""
+        text = f"{self._title}: step {report.step:,}  held-out loss {report.held_out:.4f}"
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False)
+        else:
+            note(text)
+
+    def _left(self, report: Any, now: float) -> float | None:
+        """Seconds to go, at the pace since the first step; saving and evaluating count in it."""
+        if self._first is None or report.step == self._first[0]:
+            return None
+        step, at = self._first
+        seconds: float = (now - at) / (report.step - step) * (report.steps - report.step)
+        return seconds
 
 
 @contextmanager
-def training(title: str) -> Iterator[Live]:
-    """Show a training run on stderr while the block runs; on a terminal only."""
+def training(title: str, *, every_s: float = 30.0) -> Iterator[Live]:
+    """Show a training run on stderr while the block runs.
+
+    On a terminal it is a bar. Elsewhere, as in a cluster's log, it is a line at the first step, at
+    the last, and every `every_s` seconds between them.
+    """
+    if not sys.stderr.isatty():
+        yield Live(title, None, every_s=every_s)
+        return
     with Progress(
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TextColumn("{task.fields[said]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
     ) as bar:
-        yield Live(bar, bar.add_task(title, total=None, said=""))
+        yield Live(title, bar, every_s=every_s)
+
+
+def _duration(seconds: float) -> str:
+    """Return a time as `0:01:05`."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
 class Phases:
@@ -207,9 +261,9 @@ class Phases:
         self._live.start(done, steps)
 
     def step(self, report: Any) -> None:
-        """One optimiser step is taken; `report` has its loss, tokens and seconds."""
+        """One optimiser step is taken; `report` is a `StepReport`."""
         if self._live is not None:
-            self._live.step(report.step, report.loss, report.tokens, report.seconds)
+            self._live.step(report)
 
 
 class _Rate(ProgressColumn):

@@ -90,8 +90,9 @@ def commands() -> dict[str, Any]:
 
     def walk(command: Any, path: tuple[str, ...]) -> None:
         children = getattr(command, "commands", None)
-        if children is None:
+        if children is None or command.invoke_without_command:
             found[" ".join(path)] = command
+        if children is None:
             return
         for name, child in children.items():
             walk(child, (*path, name))

@@ -1,5 +1,8 @@
 """Where a model runs and in which numbers: what `--device` and `--dtype` mean, everywhere alike."""
 
+import resource
+from pathlib import Path
+
 import torch
 
 from roikit.errors import UsageError
@@ -36,3 +39,14 @@ def choose_dtype(dtype: str, auto: str) -> torch.dtype:
     if name not in DTYPES:
         raise UsageError(f"dtype: expected auto, {', '.join(DTYPES)}, got `{dtype}`")
     return DTYPES[name]
+
+
+def memory_in_use(device: torch.device) -> int:
+    """Return bytes: the most that tensors took on a CUDA device, else what the process holds."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    statm = Path("/proc/self/statm")
+    if statm.is_file():
+        return int(statm.read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+    # macOS counts the peak in bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

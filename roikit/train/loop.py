@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ from torch.optim import Optimizer
 from roikit.batch import Batch, to_device
 from roikit.config import Recipe
 from roikit.errors import PeerError, RoikitError
+from roikit.model.device import memory_in_use
 from roikit.model.processing import RoikitProcessor
 from roikit.train.feed import Feeding
 from roikit.train.idle import idle_batch
@@ -24,6 +24,8 @@ from roikit.train.memory import advice_when_full
 from roikit.train.metrics import StepReport
 from roikit.train.optim import schedule, set_learning_rate
 from roikit.train.parallel import clip_gradients, synchronised
+from roikit.train.quarantine import Quarantine
+from roikit.train.spikes import check_finite
 from roikit.train.world import World
 
 
@@ -47,7 +49,8 @@ def train_steps(
     world: World,
     bf16: bool,
     stopped_by: Callable[[], int | None],
-    on_step: Callable[[StepReport], None],
+    quarantine: Quarantine,
+    on_step: Callable[[StepReport, tuple[str, ...]], None],
 ) -> None:
     """Take the remaining steps, keeping `progress` true after each; every process calls this.
 
@@ -62,13 +65,15 @@ def train_steps(
         world: this process and the others.
         bf16: compute in bfloat16 where that is safe (autocast).
         stopped_by: the signal that this process was sent, if any.
-        on_step: called in every process after each step.
+        quarantine: is told the samples that could not be read, in every process.
+        on_step: called in every process after each step, with the samples of its own part.
 
     Raises:
         Interrupted: any of the processes was sent a signal; all stop before the same step.
-        RoikitError: the loss is not a number (the message names the samples of the batch), or the
-            memory does not suffice.
-        PeerError: another process's data failed.
+        NonFiniteError: loss or gradient are no numbers; names the samples, the step is not taken.
+        CorruptSampleError: too many samples could not be read.
+        RoikitError: the memory does not suffice.
+        PeerError: another process failed, and says why.
     """
     run = recipe.run
     trainable = [p for p in model.parameters() if p.requires_grad]
@@ -86,13 +91,27 @@ def train_steps(
         with advice_when_full(model, recipe, world, feeding.batches):
             # losses are scaled so that the mean over processes is the mean over the step's labels
             divisor = max(1, num_labels) / world.world_size
-            own_loss = _gradients(model, processor, feeding.batches, idle, divisor, world, bf16)
-            tokens = sum(batch.num_tokens for batch in feeding.batches if batch is not None)
-            summed = world.sum([own_loss, tokens, feeding.skipped])
+            losses = _gradients(model, processor, feeding.batches, idle, divisor, world, bf16)
+            batches = [batch for batch in feeding.batches if batch is not None]
+            tokens = sum(batch.num_tokens for batch in batches)
+            places = sum(batch.input_ids.numel() for batch in batches)
+            said = [sum(losses), tokens, feeding.skipped, places, len(feeding.quarantined)]
+            summed = world.sum(said)
             loss = summed[0] / world.world_size
-            if not math.isfinite(loss):
-                raise _no_number(loss, feeding, progress.step + 1, world)
             grad_norm = clip_gradients(trainable, run.grad_clip)
+            unreadable = world.gather(feeding.quarantined) if summed[4] else []
+            with _said_once(world):
+                for part in unreadable:
+                    quarantine.add(part, step=progress.step + 1)
+                check_finite(
+                    step=progress.step + 1,
+                    stage=recipe.stage,
+                    loss=loss,
+                    grad_norm=grad_norm,
+                    losses=losses,
+                    keys=[batch.keys if batch is not None else () for batch in feeding.batches],
+                    gather=world.gather,
+                )
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
@@ -103,17 +122,20 @@ def train_steps(
             step=progress.step,
             steps=steps,
             loss=loss,
+            lr=optimizers[0].param_groups[0]["lr"],
             lr_share=share,
             grad_norm=grad_norm,
             tokens=int(summed[1]),
             labels=num_labels,
+            padding=1 - summed[1] / max(1, summed[3]),
             epoch=feeding.epoch,
             seconds=time.perf_counter() - started,
             data_wait=waited,
+            memory_bytes=memory_in_use(world.device),
             skipped=skipped,
         )
         try:
-            on_step(report)
+            on_step(report, tuple(key for batch in batches for key in batch.keys))
         except Exception as error:  # raised by the next agreement, once the others know
             failure = error
     _agree(world, stopped_by, labels=0, failure=failure)
@@ -168,33 +190,33 @@ def _gradients(
     divisor: float,
     world: World,
     bf16: bool,
-) -> float:
-    """Add up the gradients of this process's micro-batches and return its loss.
+) -> list[float]:
+    """Add up the gradients of this process's micro-batches and return their losses.
 
     Where a micro-batch is None, this process has no part in it and computes `idle`, since the
     others wait for it. `divisor` is what the sum over labels is divided by.
     """
-    loss = torch.zeros((), device=world.device)
+    losses = []
     for i, batch in enumerate(batches):
         with synchronised(model, is_last=i == len(batches) - 1):
             here = idle if batch is None else to_device(batch, world.device)
             with autocast(world.device, bf16=bf16):
-                part = _loss(model, processor, here, divisor)
+                part = batch_loss(model, processor, here, divisor)
             part.backward()
-        loss += part.detach()
-    return float(loss)
+        losses.append(part.detach())
+    found: list[float] = torch.stack(losses).tolist()  # the device is waited for once
+    return found
 
 
-def _no_number(loss: float, feeding: Feeding, step: int, world: World) -> RoikitError:
-    here = [key for batch in feeding.batches if batch is not None for key in batch.keys]
-    everywhere = world.gather(here)
-    if not world.is_main:
-        return PeerError(0)
-    keys = ", ".join(key for keys in everywhere for key in keys)
-    return RoikitError(
-        f"step {step}: the loss is {loss}; the batch held {keys}",
-        hint="lower the learning rate (--set STAGE.lr=…) and start over with --overwrite",
-    )
+@contextlib.contextmanager
+def _said_once(world: World) -> Iterator[None]:
+    """Let the first process alone tell an error that all of them raise."""
+    try:
+        yield
+    except RoikitError:
+        if world.is_main:
+            raise
+        raise PeerError(0) from None
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:
@@ -220,7 +242,10 @@ def _has_fast_bf16(device: torch.device) -> bool:
     return bool(has is not None and has())
 
 
-def _loss(model: nn.Module, processor: RoikitProcessor, batch: Batch, divisor: float) -> Tensor:
+def batch_loss(
+    model: nn.Module, processor: RoikitProcessor, batch: Batch, divisor: float
+) -> Tensor:
+    """Return a batch's loss, summed over its labels and divided by `divisor`."""
     output = model(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,

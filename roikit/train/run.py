@@ -11,11 +11,8 @@ OUT/model/          the result, for `from_pretrained`; there only once the run i
 OUT/loss.png
 """
 
-import contextlib
-import json
 import logging
 import math
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -23,23 +20,37 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from roikit.config import FREE_KEYS, Recipe, load_recipe
+from roikit.batch import Batch, to_device
+from roikit.config import Recipe, load_recipe
 from roikit.errors import RoikitError, UsageError
 from roikit.model.build import build_model
 from roikit.model.generate import load_model
 from roikit.model.modeling import RoikitForConditionalGeneration
 from roikit.model.processing import RoikitProcessor
-from roikit.runs import EXCLUDED_NAME, excluded_text, weights_sha256
 from roikit.train.checkpoint import Checkpoints
 from roikit.train.export import export
 from roikit.train.feed import StepReader, StepSource, feed
-from roikit.train.loop import Interrupted, Progress, hold_signals, train_steps, uses_bf16
+from roikit.train.held_out import HeldOut
+from roikit.train.loop import (
+    Interrupted,
+    Progress,
+    autocast,
+    batch_loss,
+    hold_signals,
+    train_steps,
+    uses_bf16,
+)
 from roikit.train.memory import advice_when_full
-from roikit.train.metrics import MetricsWriter, StepReport, read_metrics
+from roikit.train.metrics import METRICS_NAME, HeldOutReport, StepReport, read_metrics
 from roikit.train.optim import build_optimizers
 from roikit.train.parallel import choose_parallel, spread
 from roikit.train.parts import prepare
+from roikit.train.quarantine import Quarantine
+from roikit.train.run_folder import check_folder, held_folder, identity_of, make_folder
+from roikit.train.trackers import check_trackers
+from roikit.train.watch import Watch
 from roikit.train.world import World, join_world
 
 log = logging.getLogger(__name__)
@@ -67,9 +78,12 @@ def train_stage(
     excluded: Sequence[str] = (),
     device: str = "auto",
     workers: int = 0,
+    max_bad: int = 100,
     overwrite: bool = False,
+    track: Sequence[str] = (),
     on_step: Callable[[StepReport], None] | None = None,
     on_start: Callable[[int, int], None] | None = None,
+    on_held_out: Callable[[HeldOutReport], None] | None = None,
 ) -> TrainResult:
     """Train one stage; run again after a stop, it goes on where the last checkpoint stood.
 
@@ -85,12 +99,16 @@ def train_stage(
         excluded: the pictures that `source` leaves out, saved beside it; `data` holds their hash.
         device: `auto` or a torch device.
         workers: processes that read ahead; 0 reads in this one.
+        max_bad: samples that `source` may put others in the place of, in the whole run.
         overwrite: throw an earlier run in `out` away.
+        track: `tensorboard`, `wandb`.
         on_step: called after each step, in the main process.
         on_start: called once with (steps taken before, steps of the whole run), likewise.
+        on_held_out: called after each evaluation on the pictures held out, likewise.
 
     Raises:
-        UsageError: `out` holds a run of another recipe, start or data.
+        UsageError: `out` holds a run of another recipe, start or data, or another process works on
+            it.
         Interrupted: SIGINT or SIGTERM; a checkpoint of the last step is saved.
     """
     steps = recipe.run.steps or math.ceil(
@@ -98,17 +116,18 @@ def train_stage(
     )
     if steps < 1:
         raise UsageError(f"{recipe.stage}.steps: expected 1 or more, got {steps}")
+    check_trackers(track)
     model_folder = out / "model"
-    with join_world(device) as world:
-        identity = world.on_main(lambda: _identity(recipe, start, data or {}))
-        has_run = world.on_main(lambda: _check_folder(out, identity, start, overwrite=overwrite))
+    with join_world(device) as world, held_folder(out, world):
+        identity = world.on_main(lambda: identity_of(recipe, start, data or {}))
+        has_run = world.on_main(lambda: check_folder(out, identity, start, overwrite=overwrite))
         if has_run and world.on_main((model_folder / "config.json").is_file):
             return TrainResult(
                 out=out, model=model_folder, steps=steps, resumed_from=steps, last_loss=None
             )
 
         def claim(processor: RoikitProcessor) -> None:
-            _claim(out, identity, recipe, processor, excluded)
+            make_folder(out, identity, recipe, processor, excluded)
 
         model, processor = _prepared(
             recipe, world, start, texts, out / "processor", None if has_run else claim
@@ -126,6 +145,7 @@ def train_stage(
         )
         progress = _resumed(checkpoints, source)
         resumed_from = progress.step
+        measure = _held_out(recipe, world, source, processor, spread_model, bf16=bf16)
         log.info(
             "%s: step %d of %d, %d processes (%s)",
             out,
@@ -134,25 +154,30 @@ def train_stage(
             world.world_size,
             choose_parallel(recipe.run, world),
         )
-        metrics = (
-            MetricsWriter(out / "metrics.jsonl", after_step=resumed_from) if world.is_main else None
-        )
         losses: list[float] = []
 
-        def save(*, wait: bool = False) -> None:
+        def save(*, score: float | None = None, wait: bool = False) -> None:
             if progress.stream_state is not None:
                 state = {"stream": progress.stream_state, "recipe": recipe.to_toml()}
-                checkpoints.save(step=progress.step, state=state, wait=wait)
+                checkpoints.save(step=progress.step, state=state, score=score, wait=wait)
 
-        def after_step(report: StepReport) -> None:
+        def after_step(report: StepReport, keys: tuple[str, ...]) -> None:
+            watch.step(report, keys)
             losses.append(report.loss)
-            if metrics is not None:
-                metrics.write(report)
-                if on_step is not None:
-                    on_step(report)
+            if on_step is not None and world.is_main:
+                on_step(report)
             checkpoints.check()
-            if report.step % recipe.run.save_every == 0 or report.step == steps:
-                save()
+            is_last = report.step == steps
+            score = None
+            if measure is not None and (is_last or report.step % recipe.run.eval_every == 0):
+                found = measure(report.step)
+                watch.held_out(found)
+                if on_held_out is not None and world.is_main:
+                    on_held_out(found)
+                score = found.held_out
+            is_scored = recipe.run.keep_best > 0 and score is not None
+            if is_last or is_scored or report.step % recipe.run.save_every == 0:
+                save(score=score)
 
         if on_start is not None and world.is_main:
             on_start(resumed_from, steps)
@@ -171,8 +196,18 @@ def train_stage(
             workers=workers,
             ahead=0 if world.device.type == "cpu" else 4,
         )
-        closed = contextlib.nullcontext() if metrics is None else closing(metrics)
-        with hold_signals() as stopped_by, closed, closing(checkpoints), closing(feedings):
+        watch = Watch(
+            out,
+            recipe,
+            steps=steps,
+            after_step=resumed_from,
+            device=str(world.device),
+            track=track,
+            world_size=world.world_size,
+            is_main=world.is_main,
+            gather=world.gather,
+        )
+        with watch, hold_signals() as stopped_by, closing(checkpoints), closing(feedings):
             try:
                 train_steps(
                     spread_model,
@@ -185,6 +220,7 @@ def train_stage(
                     world=world,
                     bf16=bf16,
                     stopped_by=stopped_by,
+                    quarantine=Quarantine(out, max_bad=max_bad, writes=world.is_main),
                     on_step=after_step,
                 )
                 checkpoints.finish()
@@ -194,7 +230,7 @@ def train_stage(
         export(model, processor, recipe, out)
         world.sum([0])  # nobody leaves before it is written
         if not losses:  # stopped between the last step and the export
-            losses = [line["loss"] for line in read_metrics(out / "metrics.jsonl")]
+            losses = [line["loss"] for line in read_metrics(out / METRICS_NAME)]
         return TrainResult(
             out=out,
             model=model_folder,
@@ -202,6 +238,34 @@ def train_stage(
             resumed_from=resumed_from,
             last_loss=losses[-1] if losses else None,
         )
+
+
+def _held_out(
+    recipe: Recipe,
+    world: World,
+    source: StepSource,
+    processor: RoikitProcessor,
+    model: nn.Module,
+    *,
+    bf16: bool,
+) -> Callable[[int], HeldOutReport] | None:
+    """What measures the loss on the pictures held out after a step; None where nothing asks."""
+    if not recipe.run.eval_every:
+        return None
+    evaluation = HeldOut(
+        source.held_out(recipe.run.eval_size),
+        processor,
+        recipe.run,
+        seed=recipe.seed,
+        rank=world.rank,
+        world_size=world.world_size,
+    )
+
+    def summed_loss(batch: Batch) -> Tensor:
+        with autocast(world.device, bf16=bf16):
+            return batch_loss(model, processor, to_device(batch, world.device), 1)
+
+    return lambda step: evaluation.measure(model, summed_loss, step=step, add_up=world.sum)
 
 
 def _prepared(
@@ -250,105 +314,6 @@ def _resumed(checkpoints: Checkpoints, source: StepSource) -> Progress:
         return Progress(step=0, stream_state=None)
     source.check(state["stream"])
     return Progress(step=state["step"], stream_state=state["stream"])
-
-
-def _identity(recipe: Recipe, start: Path | None, data: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes this run this run, as JSON gives it back."""
-    identity = {
-        "recipe": recipe.name,
-        "stage": recipe.stage,
-        "resolved": recipe.to_toml(),
-        "start": str(start.resolve()) if start is not None else None,
-        "start_sha256": weights_sha256(start) if start is not None else None,
-        "data": dict(data),
-    }
-    restored: dict[str, Any] = json.loads(json.dumps(identity))
-    return restored
-
-
-def _check_folder(
-    out: Path, identity: Mapping[str, Any], start: Path | None, *, overwrite: bool
-) -> bool:
-    """Whether `out` holds this very run, to go on with; anything in the way is refused."""
-    file = out / "run.json"
-    if overwrite:
-        if out.exists() and any(out.iterdir()) and not file.is_file():
-            raise UsageError(
-                f"{out}: is not a training run, so --overwrite leaves it alone",
-                hint="name another folder with --out",
-            )
-        if start is not None and start.resolve().is_relative_to(out.resolve()):
-            raise UsageError(
-                f"{out}: the run starts from this folder, so --overwrite leaves it alone",
-                hint="name another folder with --out",
-            )
-        return False
-    if not file.is_file():
-        if out.exists() and any(out.iterdir()):
-            raise UsageError(
-                f"{out}: expected an empty folder or a run of ours", hint="name another --out"
-            )
-        return False
-    found = json.loads(file.read_text(encoding="utf-8"))
-    for key, value in identity.items():
-        if key == "resolved":
-            _tell_free(out, str(found.get(key)), str(value))
-            if _bound_lines(str(found.get(key))) == _bound_lines(str(value)):
-                continue
-        if found.get(key) != value:
-            raise UsageError(
-                f"{out}: holds a run with another {_difference(key, found.get(key), value)}",
-                hint="finish it with its own settings, name another --out, or start over with "
-                "--overwrite",
-            )
-    return True
-
-
-def _claim(
-    out: Path,
-    identity: Mapping[str, Any],
-    recipe: Recipe,
-    processor: RoikitProcessor,
-    excluded: Sequence[str],
-) -> None:
-    """Make the run's folder, whole or not at all; an earlier run in it goes."""
-    fresh = out.with_name(f".{out.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    (fresh / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
-    # a tokenizer that was learned must be the same after a stop, whatever was converted since
-    processor.save_pretrained(fresh / "processor")
-    (fresh / "run.json").write_text(json.dumps(identity, indent=1), encoding="utf-8")
-    (fresh / EXCLUDED_NAME).write_text(excluded_text(excluded), encoding="utf-8")
-    if out.exists():
-        shutil.rmtree(out)
-    fresh.rename(out)
-
-
-def _difference(key: str, found: Any, expected: Any) -> str:
-    if isinstance(found, dict) and isinstance(expected, dict):  # name what differs, not the whole
-        names = (n for n in {**found, **expected} if found.get(n) != expected.get(n))
-        return "; ".join(_difference(f"{key}.{n}", found.get(n), expected.get(n)) for n in names)
-    if key != "resolved":
-        return f"{key}: it has `{found}`, asked for was `{expected}`"
-    lines = set(_bound_lines(str(found))) ^ set(_bound_lines(str(expected)))
-    return f"recipe: {'; '.join(sorted(lines))}"
-
-
-def _bound_lines(resolved: str) -> list[str]:
-    """Lines of a resolved recipe that a run which goes on may not change."""
-    return [line for line in resolved.splitlines() if not _is_free(line)]
-
-
-def _is_free(line: str) -> bool:
-    return line.partition(" = ")[0] in FREE_KEYS
-
-
-def _tell_free(out: Path, found: str, asked: str) -> None:
-    before = set(found.splitlines())
-    changed = [line for line in asked.splitlines() if _is_free(line) and line not in before]
-    if changed:
-        log.info("%s: goes on with other settings: %s", out, "; ".join(changed))
 
 
 def _start(
