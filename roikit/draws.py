@@ -8,9 +8,18 @@ of the work. Knows neither texts nor pictures nor torch.
 import hashlib
 import random
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TypedDict, TypeVar
 
 Item = TypeVar("Item")
+
+
+class Place(TypedDict):
+    """Where a conversation stands in a run: what all its draws are seeded by."""
+
+    seed: int
+    key: str
+    ordinal: int
+    passes: int
 
 
 def rng(seed: int, key: str, ordinal: int, passes: int, use: str) -> random.Random:

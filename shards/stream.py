@@ -181,6 +181,8 @@ class Stream:
                 position=position,
                 epoch=epoch,
                 source=source.entry.name,
+                ordinal=int(source.index.conversation_ordinal[row]),
+                passes=(draw + attempt) // len(source),
             )
         raise CorruptSampleError(f"`{source.entry.name}`: no readable sample is left")
 

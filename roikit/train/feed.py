@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from roikit.batch import Batch, Row, collate, encode_example
+from roikit.batch import Batch, Rephrase, Row, collate, encode_example
 from roikit.config import StageRecipe
 from roikit.errors import RoikitError
 from roikit.model.processing import RoikitProcessor
@@ -56,6 +56,7 @@ def feed(
     seed: int,
     steps: int,
     ahead: int,
+    rephrase: Rephrase | None = None,
 ) -> Generator[Feeding, None, None]:
     """Yield what each of the next `steps` optimiser steps needs.
 
@@ -68,9 +69,10 @@ def feed(
         ahead: steps to read ahead in a thread, whose errors are raised here and which ends when the
             iterator is closed; 0 reads in the caller's thread, which is faster where the model
             itself computes on the CPU (a step of `tiny` on two cores: 0.37 s against 0.50 s).
+        rephrase: says questions in other words; None keeps the stored ones.
     """
     if ahead == 0:
-        yield from _feedings(stream, processor, run, seed, steps)
+        yield from _feedings(stream, processor, run, seed, steps, rephrase)
         return
     ready: queue.Queue[Feeding | BaseException] = queue.Queue(maxsize=ahead)
     closing = threading.Event()
@@ -85,7 +87,7 @@ def feed(
 
     def work() -> None:
         try:
-            for item in _feedings(stream, processor, run, seed, steps):
+            for item in _feedings(stream, processor, run, seed, steps, rephrase):
                 put(item)
                 if closing.is_set():
                     return
@@ -106,12 +108,17 @@ def feed(
 
 
 def _feedings(
-    stream: ExampleStream, processor: RoikitProcessor, run: StageRecipe, seed: int, steps: int
+    stream: ExampleStream,
+    processor: RoikitProcessor,
+    run: StageRecipe,
+    seed: int,
+    steps: int,
+    rephrase: Rephrase | None,
 ) -> Iterator[Feeding]:
     examples = iter(stream)
     skipped = 0
     for _ in range(steps):
-        feeding = _next_feeding(examples, stream, processor, run, seed, skipped)
+        feeding = _next_feeding(examples, stream, processor, run, seed, skipped, rephrase)
         skipped = feeding.skipped
         yield feeding
 
@@ -123,6 +130,7 @@ def _next_feeding(
     run: StageRecipe,
     seed: int,
     skipped: int,
+    rephrase: Rephrase | None,
 ) -> Feeding:
     batches = []
     epoch = 0
@@ -138,6 +146,10 @@ def _next_feeding(
                 max_tokens=run.max_tokens,
                 max_exchanges=run.max_exchanges,
                 asked_together=run.asked_together,
+                flip=run.flip,
+                crop=run.crop,
+                colour=run.colour,
+                rephrase=rephrase,
                 seed=seed,
             )
             epoch = example.epoch

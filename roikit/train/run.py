@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from roikit.batch import Rephrase
 from roikit.config import Recipe, load_recipe
 from roikit.errors import RoikitError, UsageError
 from roikit.model.build import build_model
@@ -55,6 +56,7 @@ def train_stage(
     out: Path,
     start: Path | None = None,
     texts: Callable[[], Iterable[str]] | None = None,
+    rephrase: Rephrase | None = None,
     data: Mapping[str, Any] | None = None,
     excluded: Sequence[str] = (),
     device: str = "auto",
@@ -70,6 +72,7 @@ def train_stage(
         out: the run's folder.
         start: the run or model to start from; None builds a new model.
         texts: training text, for a tokenizer that has to be learned with a new model.
+        rephrase: says questions in other words, at every pass anew; None keeps the stored ones.
         data: what identifies the training data (roots, mixture), saved with the run.
         excluded: the pictures that `stream` leaves out, saved beside it; `data` holds their hash.
         device: `auto` or a torch device.
@@ -149,6 +152,7 @@ def train_stage(
             seed=recipe.seed,
             steps=steps - progress.step,
             ahead=0 if device == "cpu" else 4,
+            rephrase=rephrase,
         )
         try:
             with closing(feedings):
