@@ -218,7 +218,7 @@ class _Exchange:
 
 
 def _rendered(said: _Said) -> Iterator[_Exchange]:
-    """Yield the exchanges as `roikit.prompt.render` writes them; those of a list each as a first."""
+    """Yield the exchanges as `roikit.prompt.render` writes them; each of a list as a first one."""
     order: list[int] = []
     for question, answer in zip(said.texts[::2], said.texts[1::2], strict=True):
         if said.independent:

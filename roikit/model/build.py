@@ -96,17 +96,15 @@ def build_model(
     return Built(model=model, processor=processor, from_scratch=tuple(scratch))
 
 
-def load_tokenizer(recipe: ModelRecipe) -> Any | None:
+def load_tokenizer(recipe: ModelRecipe) -> Any:
     """Load the tokenizer that a new model would have, without the model.
 
-    Returns:
-        None where it is yet to be learned from the training text.
+    Args:
+        recipe: one whose language model is pretrained.
 
     Raises:
-        UsageError: it is not to be found.
+        UsageError: the tokenizer is not to be found.
     """
-    if recipe.language == "scratch":
-        return None
     tokenizer = _pretrained_tokenizer(recipe.language)
     _complete(tokenizer, recipe)
     return tokenizer
