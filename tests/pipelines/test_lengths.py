@@ -133,12 +133,10 @@ def test_what_is_too_long_even_alone_is_found(
         told = lengths.is_unlearnable(limit)
         assert 0 < told.sum() < len(told)
         for row in range(0, len(lengths), 3):
-            # all first exchanges that a list may have: no pass may find one that fits
-            draws = [
-                both(index, lengths, processor, row, seed=0, passes=i, max_exchanges=1,
-                     max_tokens=limit)[1]
-                for i in range(8 if index.tasks[index.conversation_task[row]] == "category" else 1)
-            ]  # fmt: skip
+            # a cycle of passes, each with another exchange: none may find one that fits
+            draw = {"seed": 0, "max_exchanges": 1, "max_tokens": limit}
+            cycle = range(lengths.num_exchanges[row])
+            draws = [both(index, lengths, processor, row, passes=i, **draw)[1] for i in cycle]
             assert told[row] == (not any(draws)), row
 
 
