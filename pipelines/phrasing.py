@@ -7,16 +7,29 @@ so that it depends on the seed and the place it is for, never on the order of th
 
 import functools
 import hashlib
+import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 
 from roikit.errors import UsageError
+from roikit.prompt import replace_text
 from roikit.sample import Turn
 
 _FOLDER = "phrasings"
 _SLOT = re.compile(r"\{(\w+)\}")
+_MENTION = r"(?<!<)<region[1-9]\d*>"
+# A region's name in parentheses, as a detector gives it: `bat (animal)` is one, too.
+_LABEL = r" \([^()]*(?:\([^()]*\)[^()]*)*\)"
+_NAMED = rf"{_MENTION}(?:{_LABEL})?"
+#: What converters put into a slot. A question may be any text, so regions must be a list and
+#: nothing else: where they end is then certain. The last comma is GPT4RoI's.
+_SLOT_PATTERNS = {
+    "region": _MENTION,
+    "regions": rf"{_NAMED}(?:(?:, ?| and ){_NAMED})*,?",
+    "question": r"(?s:.*)",
+}
 
 
 @functools.cache
@@ -69,6 +82,55 @@ def _number(seed: int, key: str, turn: str, use: str) -> int:
 def fill(template: str, **slots: str) -> str:
     """Put the slots' texts into a template; braces inside those texts pass through untouched."""
     return _SLOT.sub(lambda match: slots.get(match[1], match[0]), template)
+
+
+def parse(family: str, text: str) -> dict[str, str] | None:
+    """Undo `fill`: return the slots' texts, whichever template of the family made the text.
+
+    Returns:
+        None where no template fits: the family was another one when the text was made.
+    """
+    for pattern in _patterns(family):
+        match = pattern.fullmatch(text)
+        if match is not None:
+            return match.groupdict()
+    return None
+
+
+@functools.cache
+def _patterns(family: str) -> tuple[re.Pattern[str], ...]:
+    return tuple(_pattern(template) for template in wordings(family))
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    literals = re.split(_SLOT.pattern, template)  # literal, slot, literal, slot, ..., literal
+    return re.compile(
+        "".join(
+            f"(?P<{part}>{_SLOT_PATTERNS[part]})" if i % 2 else re.escape(part)
+            for i, part in enumerate(literals)
+        )
+    )
+
+
+def rephrase(turn: Turn, generator: random.Random) -> Turn:
+    """Say a user turn in another wording of its family.
+
+    A turn that was drawn from no family, or whose text no wording of the family gives, stays as it
+    is. One number is taken from the generator in any case.
+    """
+    drawn = generator.random()
+    if turn.phrasing is None or turn.phrasing not in _known_families():
+        return turn
+    slots = parse(turn.phrasing, turn.text)
+    if slots is None:
+        return turn
+    templates = wordings(turn.phrasing)
+    return replace_text(turn, fill(templates[int(drawn * len(templates))], **slots))
+
+
+@functools.cache
+def _known_families() -> frozenset[str]:
+    return frozenset(families())
 
 
 def enumerated(mentions: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from pipelines.phrasing import rephrase
 from roikit.config import Recipe
 from roikit.errors import UsageError
 from roikit.mentions import plain
@@ -86,6 +87,7 @@ def run_stage(
         out=out,
         start=start,
         texts=lambda: training_texts(shards, frozenset(excluded)),
+        rephrase=rephrase if recipe.run.redraw_wording else None,
         data={
             "mix": recipe.run.mix,
             "where": recipe.run.where,

@@ -1,11 +1,12 @@
 """From streamed examples to training batches: tokens, labels, pixels, boxes.
 
-Everything drawn here (which exchanges, in which order) comes from a generator seeded by the run's
-seed, the conversation and the epoch, so a batch depends only on its examples.
+Everything drawn here (which exchanges, in which words, what is done to the picture) comes from
+generators seeded by the run's seed, the conversation, and how often its source was gone through
+before, so a batch depends only on its examples.
 """
 
-import hashlib
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +15,19 @@ import torch
 from msgspec import structs
 from torch import Tensor
 
+from roikit.augment import augment
+from roikit.draws import Place, rng
 from roikit.errors import RoikitError
+from roikit.exchanges import ask_together, draw_exchanges, kept_exchanges
 from roikit.images import decode_rgb
-from roikit.mentions import mention, mentioned
-from roikit.prompt import as_dialogue, render, replace_text
-from roikit.sample import Conversation, Example, Turn
+from roikit.prompt import as_dialogue, render
+from roikit.sample import Example, Turn
 
 if TYPE_CHECKING:
     from roikit.model.processing import Encoded, RoikitProcessor
+
+#: Says a user turn in other words, drawn by the generator; a turn it cannot say otherwise stays.
+Rephrase = Callable[[Turn, random.Random], Turn]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,65 +64,6 @@ class Batch:
         return int((self.labels[:, 1:] != -100).sum())
 
 
-def draw_exchanges(
-    conversation: Conversation, *, limit: int, seed: int, key: str, epoch: int
-) -> Conversation:
-    """Shuffle and cap an independent list of exchanges; any other conversation comes back as it is.
-
-    Args:
-        conversation: of a sample.
-        limit: most exchanges kept; 0 keeps all.
-        seed: the run's.
-        key: the sample's.
-        epoch: another one gives another draw.
-    """
-    if not conversation.independent or len(conversation.turns) <= 2:
-        return conversation
-    rng = _rng(seed, key, conversation.id, epoch)
-    order = rng.permutation(len(conversation.turns) // 2)
-    turns: list[Turn] = []
-    for i in order[: limit or None]:
-        turns += conversation.turns[2 * i : 2 * i + 2]
-    return structs.replace(conversation, turns=tuple(turns))
-
-
-def ask_together(
-    conversation: Conversation, *, share: float, seed: int, key: str, epoch: int
-) -> Conversation:
-    """Ask a share of the independent lists of exchanges in one turn, answered region by region.
-
-    In the other lists a region's features stand right before what is said of it. Here all regions
-    come first, as in dialogues about several regions, and the answer names each one before it
-    speaks of it. The answer keeps the list's order.
-
-    Args:
-        conversation: of a sample; it comes back as it is unless it is independent and has two or
-            more questions of one region each, all of different regions.
-        share: of such conversations, 0 to 1.
-        seed: the run's.
-        key: the sample's.
-        epoch: another one gives another draw.
-    """
-    questions, answers = conversation.turns[::2], conversation.turns[1::2]
-    regions = [mentioned(turn.text) for turn in questions]
-    numbers = [found[0] for found in regions if len(found) == 1]
-    fits = conversation.independent and 1 < len(questions) == len(set(numbers))
-    drawn = float(_rng(seed, key, conversation.id, epoch, "together").random())
-    if not fits or drawn >= share:
-        return conversation
-    names = [mention(n) for n in numbers]
-    listed = f"{', '.join(names[:-1])} and {names[-1]}"
-    question = questions[0].text.replace(names[0], listed)
-    answer = "\n".join(f"{name}: {turn.text}" for name, turn in zip(names, answers, strict=True))
-    turns = (replace_text(questions[0], question), replace_text(answers[0], answer))
-    return structs.replace(conversation, turns=turns)
-
-
-def _rng(*parts: object) -> np.random.Generator:
-    text = "/".join(map(str, parts)).encode()
-    return np.random.default_rng(int.from_bytes(hashlib.sha256(text).digest()[:8], "little"))
-
-
 def encode_example(
     example: Example,
     processor: "RoikitProcessor",
@@ -124,9 +71,28 @@ def encode_example(
     max_tokens: int,
     max_exchanges: int = 0,
     asked_together: float = 0.0,
+    flip: float = 0.0,
+    crop: float = 0.0,
+    colour: float = 0.0,
+    rephrase: Rephrase | None = None,
     seed: int = 0,
 ) -> Row | None:
     """Turn an example into a row; a dialogue that is too long loses whole trailing exchanges.
+
+    All that is drawn depends on the seed, the example's sample and conversation, and how often its
+    source was gone through before: not on the ranks, workers and batches that bring it here.
+
+    Args:
+        example: of the stream.
+        processor: the model's.
+        max_tokens: of a row.
+        max_exchanges: drawn from an independent list; 0: all.
+        asked_together: share of those lists asked in one turn.
+        flip: share of the pictures that are mirrored, where no text speaks of sides.
+        crop: share of the pictures that are cropped, where no text speaks of places.
+        colour: strength of random changes of colour, 0 to 1.
+        rephrase: says a turn in other words, drawn by the generator; None keeps the stored ones.
+        seed: the run's.
 
     Returns:
         None where nothing can be learned: the first exchange alone is too long, or a choice's
@@ -138,43 +104,68 @@ def encode_example(
     conversation = as_dialogue(example.conversation)
     if conversation is None:
         return None
-    key = example.sample.key
-    conversation = draw_exchanges(
-        conversation, limit=max_exchanges, seed=seed, key=key, epoch=example.epoch
-    )
-    together = ask_together(
-        conversation, share=asked_together, seed=seed, key=key, epoch=example.epoch
-    )
+    place: Place = {
+        "seed": seed,
+        "key": example.sample.key,
+        "ordinal": example.ordinal,
+        "passes": example.passes,
+    }
+    conversation = draw_exchanges(conversation, limit=max_exchanges, **place)
+    if rephrase is not None:
+        wording = rng(**place, use="wording")
+        turns = tuple(t if t.phrasing is None else rephrase(t, wording) for t in conversation.turns)
+        conversation = structs.replace(conversation, turns=turns)
+    together = ask_together(conversation, share=asked_together, **place)
     regions = example.sample.regions
     encoded = _fit(together.turns, processor, len(regions), max_tokens)
     if encoded is None and together is not conversation:
+        together = conversation
         encoded = _fit(conversation.turns, processor, len(regions), max_tokens)
     if encoded is None:
         return None
-    boxes = np.array([regions[n - 1].box_xyxy for n in encoded.region_order]).reshape(-1, 4)
-    pixels, placed = processor.transform(decode_rgb(example.image_bytes), boxes)
+    spoken_of = [regions[n - 1] for n in encoded.region_order]
+    boxes = np.array([region.box_xyxy for region in spoken_of]).reshape(-1, 4)
+    image = decode_rgb(example.image_bytes)
+    if flip or crop or colour:
+        image, boxes = augment(
+            image,
+            boxes,
+            rng(**place, use="augment"),
+            texts=[*(t.text for t in together.turns), *(r.label or "" for r in spoken_of)],
+            flip=flip,
+            crop=crop,
+            colour=colour,
+        )
+    pixels, placed = processor.transform(image, boxes)
     labels = [
         token if spoken else -100
         for token, spoken in zip(encoded.input_ids, encoded.assistant_mask, strict=True)
     ]
     return Row(
-        input_ids=encoded.input_ids, labels=labels, pixels_3SS=pixels, boxes_R4=placed, key=key
+        input_ids=encoded.input_ids,
+        labels=labels,
+        pixels_3SS=pixels,
+        boxes_R4=placed,
+        key=example.sample.key,
     )
 
 
 def _fit(
     turns: Sequence[Turn], processor: "RoikitProcessor", num_regions: int, max_tokens: int
 ) -> "Encoded | None":
-    while turns:
-        rendered = render(turns, num_regions=num_regions, special_tokens=processor.special_tokens)
-        encoded = processor.encode(rendered)
-        if len(encoded.input_ids) <= max_tokens:
-            return encoded
-        # jump close to what fits, then go on one exchange at a time
-        exchanges = len(turns) // 2
-        kept = min(exchanges - 1, max(1, exchanges * max_tokens // len(encoded.input_ids) + 1))
-        turns = turns[: 2 * kept]
-    return None
+    tried: list[Encoded] = []
+
+    def num_tokens(num_exchanges: int) -> int:
+        rendered = render(
+            turns[: 2 * num_exchanges],
+            num_regions=num_regions,
+            special_tokens=processor.special_tokens,
+        )
+        tried.append(processor.encode(rendered))
+        return len(tried[-1].input_ids)
+
+    kept = kept_exchanges(len(turns) // 2, max_tokens, num_tokens)
+    return tried[-1] if kept else None
 
 
 def collate(rows: Sequence[Sequence[Row]], *, pad_token_id: int) -> Batch:

@@ -30,3 +30,8 @@ def runs_dir() -> Path:
 def remote_dir() -> Path:
     """Return where what belongs to URLs is kept here: fetched annotations, manifests of shards."""
     return home() / "data" / "remote"
+
+
+def lengths_dir() -> Path:
+    """Return where the measured lengths of conversations are kept; safe to delete."""
+    return home() / "data" / "lengths"

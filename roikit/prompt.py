@@ -192,7 +192,8 @@ def as_dialogue(conversation: Conversation) -> Conversation | None:
     if choice.answer is None:
         return None
     last = conversation.turns[-1]
-    asked = replace_text(last, letter_question(choice, last.text))
+    # With the options in it, the text is no longer of the family that it was drawn from.
+    asked = Turn(role="user", text=letter_question(choice, last.text))
     answer = Turn(role="assistant", text=f"({letter(choice.answer)})")
     return Conversation(
         id=conversation.id,

@@ -147,6 +147,11 @@ class Stream:
         """Conversations of each entry of the mixture, by its name."""
         return {source.entry.name: len(source) for source in self.sources}
 
+    def source_rows(self, name: str) -> tuple[SplitIndex, npt.NDArray[np.intp]]:
+        """Return the index of an entry's split, and the rows of its conversations there."""
+        source = next(source for source in self.sources if source.entry.name == name)
+        return source.index, source.rows
+
     @property
     def source_quotas(self) -> dict[str, int]:
         """Positions an epoch gives to each entry of the mixture, by its name."""

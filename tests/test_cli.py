@@ -462,6 +462,13 @@ def test_mix_explain_gives_each_source_its_share(
     twice, once = explained["sources"]
     assert (twice["passes"], once["passes"]) == (2.0, 1.0)
     assert explained["epoch"] == twice["positions"] + once["positions"]
+    assert twice["exchanges"] == 2 * twice["positions"]  # an answer and its reason
+    assert twice["samples"] <= twice["conversations"]
+    assert twice["share"] + once["share"] == pytest.approx(1.0)
+    # all of it is longer than the picture alone: recipe `small` gives that 196 tokens
+    assert once["tokens"] > 196 * once["positions"]
+    assert twice["unlearnable"] == once["unlearnable"] == 0
+    assert explained["tokens_estimated"] == ("estimated from words" in explained["tokens_counted"])
 
 
 @pytest.mark.parametrize(

@@ -54,10 +54,7 @@ def build_model(
     torch.manual_seed(recipe.seed)
     language, tokenizer = _language(recipe, texts, tokenizer_folder)
     vision, tower, mean, std = _vision(recipe)
-    if recipe.chat_template:
-        tokenizer.chat_template = Path(recipe.chat_template).read_text(encoding="utf-8")
-    ensure_marked_template(tokenizer)
-    tokenizer.add_tokens([IMAGE_TOKEN, REGION_TOKEN], special_tokens=True)
+    _complete(tokenizer, recipe)
     text_config = language.config if language is not None else _scratch_config(recipe, tokenizer)
     config = RoikitConfig(
         vision=vision,
@@ -97,6 +94,47 @@ def build_model(
         num_region_tokens=config.num_region_tokens,
     )
     return Built(model=model, processor=processor, from_scratch=tuple(scratch))
+
+
+def load_tokenizer(recipe: ModelRecipe) -> Any:
+    """Load the tokenizer that a new model would have, without the model.
+
+    Args:
+        recipe: one whose language model is pretrained.
+
+    Raises:
+        UsageError: the tokenizer is not to be found.
+    """
+    tokenizer = _pretrained_tokenizer(recipe.language)
+    _complete(tokenizer, recipe)
+    return tokenizer
+
+
+def _complete(tokenizer: Any, recipe: ModelRecipe) -> None:
+    """Give a tokenizer its marked template and the placeholder tokens."""
+    if recipe.chat_template:
+        tokenizer.chat_template = Path(recipe.chat_template).read_text(encoding="utf-8")
+    ensure_marked_template(tokenizer)
+    tokenizer.add_tokens([IMAGE_TOKEN, REGION_TOKEN], special_tokens=True)
+
+
+def _pretrained_tokenizer(language: str) -> Any:
+    from transformers import AutoTokenizer
+
+    if language == "smollm2-135m":
+        return AutoTokenizer.from_pretrained(_smollm2_folder(), gguf_file=_SMOLLM2_FILE)
+    try:
+        return AutoTokenizer.from_pretrained(language)
+    except (OSError, ValueError) as error:
+        raise _not_found(language) from error
+
+
+def _not_found(language: str) -> UsageError:
+    return UsageError(
+        f"model.language: `{language}` is neither a preset, a folder nor a model that can be "
+        "fetched",
+        hint="presets: scratch, smollm2-135m",
+    )
 
 
 def _check_sizes(recipe: ModelRecipe) -> None:
@@ -196,25 +234,19 @@ def _language(
         if tokenizer_folder is not None:
             return None, AutoTokenizer.from_pretrained(tokenizer_folder)
         return None, _learn_tokenizer(texts, recipe.vocabulary)
+    tokenizer = _pretrained_tokenizer(recipe.language)
     if recipe.language == "smollm2-135m":
-        folder = _smollm2_folder()
-        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=_SMOLLM2_FILE)
         loaded = AutoModelForCausalLM.from_pretrained(
-            folder, gguf_file=_SMOLLM2_FILE, dtype=torch.float32
+            _smollm2_folder(), gguf_file=_SMOLLM2_FILE, dtype=torch.float32
         )
         # the weights are plain floats now; a saved model must not claim to be quantised
         if hasattr(loaded.config, "quantization_config"):
             del loaded.config.quantization_config
         return loaded, tokenizer
     try:
-        tokenizer = AutoTokenizer.from_pretrained(recipe.language)
         loaded = AutoModelForCausalLM.from_pretrained(recipe.language, dtype=torch.float32)
     except (OSError, ValueError) as error:
-        raise UsageError(
-            f"model.language: `{recipe.language}` is neither a preset, a folder nor a model that "
-            "can be fetched",
-            hint="presets: scratch, smollm2-135m",
-        ) from error
+        raise _not_found(recipe.language) from error
     return loaded, tokenizer
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from roikit.batch import Batch, Row, collate, encode_example
+from roikit.batch import Batch, Rephrase, Row, collate, encode_example
 from roikit.config import StageRecipe
 from roikit.errors import RoikitError
 from roikit.model.processing import RoikitProcessor
@@ -83,6 +83,7 @@ class StepReader(Dataset[Feeding]):
         processor: the model's.
         run: batch sizes and limits.
         seed: of what is drawn from a conversation.
+        rephrase: says questions in other words; None keeps the stored ones.
         rank: whose part is made.
         world_size: of how many.
     """
@@ -94,6 +95,7 @@ class StepReader(Dataset[Feeding]):
         run: StageRecipe,
         *,
         seed: int,
+        rephrase: Rephrase | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -101,6 +103,7 @@ class StepReader(Dataset[Feeding]):
         self.processor = processor
         self.run = run
         self.seed = seed
+        self.rephrase = rephrase
         self.rank = rank
         self.world_size = world_size
         self._told: set[str] = set()
@@ -138,6 +141,10 @@ class StepReader(Dataset[Feeding]):
             max_tokens=self.run.max_tokens,
             max_exchanges=self.run.max_exchanges,
             asked_together=self.run.asked_together,
+            flip=self.run.flip,
+            crop=self.run.crop,
+            colour=self.run.colour,
+            rephrase=self.rephrase,
             seed=self.seed,
         )
 

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from roikit.batch import Batch, to_device
+from roikit.batch import Batch, Rephrase, to_device
 from roikit.config import Recipe, load_recipe
 from roikit.errors import RoikitError, UsageError
 from roikit.model.build import build_model
@@ -74,6 +74,7 @@ def train_stage(
     out: Path,
     start: Path | None = None,
     texts: Callable[[], Iterable[str]] | None = None,
+    rephrase: Rephrase | None = None,
     data: Mapping[str, Any] | None = None,
     excluded: Sequence[str] = (),
     device: str = "auto",
@@ -95,6 +96,7 @@ def train_stage(
         out: the run's folder.
         start: the run or model to start from; None builds a new model.
         texts: training text, for a tokenizer that has to be learned with a new model.
+        rephrase: says questions in other words, at every pass anew; None keeps the stored ones.
         data: what identifies the training data (roots, mixture), saved with the run.
         excluded: the pictures that `source` leaves out, saved beside it; `data` holds their hash.
         device: `auto` or a torch device.
@@ -186,6 +188,7 @@ def train_stage(
             processor,
             recipe.run,
             seed=recipe.seed,
+            rephrase=rephrase,
             rank=world.rank,
             world_size=world.world_size,
         )

@@ -2,10 +2,15 @@ import re
 from collections import Counter
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipelines import phrasing
 from pipelines.registry import DATASETS
+from roikit.draws import rng
 from roikit.errors import UsageError
+from roikit.mentions import escape, mention, mentioned
+from roikit.sample import Turn
 
 SLOTS = {
     "category": ["region"],
@@ -88,3 +93,95 @@ def test_the_version_changes_with_the_families() -> None:
 def test_an_unknown_family_is_refused() -> None:
     with pytest.raises(UsageError, match="expected one of caption, category"):
         phrasing.wordings("poem")
+
+
+# --- another wording for a text that is there ---
+
+numbers = st.lists(st.integers(1, 120), min_size=1, max_size=6)
+#: What a question may hold beside any text: mentions, escapes, other wordings, braces.
+nasty = st.lists(
+    st.one_of(
+        st.text(max_size=12).map(escape),
+        st.sampled_from(
+            [
+                "<region1>",
+                "<<region2>",
+                " <region3>. ",
+                ": ",
+                "{question}",
+                "{regions}",
+                " and ",
+                "\n",
+                "<region1> and <region2>. ",
+                " Choose from <region4>.",
+                "(a) <region2>",
+                ", ",
+                "<<",
+            ]
+        ),
+    ),
+    min_size=1,
+    max_size=6,
+).map("".join)
+names = st.text(st.characters(exclude_characters="()"), max_size=10).map(escape)
+labels = st.one_of(names, st.builds("{} ({}){}".format, names, names, names))
+
+
+@st.composite
+def slot_texts(draw: st.DrawFn, family: str) -> dict[str, str]:
+    mentions = [mention(number) for number in draw(numbers)]
+    if family == "named-regions":
+        listed = ", ".join(f"{one} ({draw(labels)})" for one in mentions)
+    else:
+        listed = phrasing.enumerated(mentions)
+        if family != "pointing":  # as the faithful conversions list them
+            listed = draw(st.sampled_from([listed, ",".join(mentions)]))
+    slots = {"region": mentions[0], "regions": listed, "question": draw(nasty)}
+    return {name: slots[name] for name in SLOTS[family]}
+
+
+@pytest.mark.parametrize("family", SLOTS)
+@given(data=st.data())
+def test_what_was_filled_in_is_found_again(family: str, data: st.DataObject) -> None:
+    slots = data.draw(slot_texts(family))
+    for template in phrasing.wordings(family):
+        assert phrasing.parse(family, phrasing.fill(template, **slots)) == slots, template
+
+
+@given(data=st.data(), family=st.sampled_from(sorted(SLOTS)), seed=st.integers(0, 50))
+def test_another_wording_says_the_same_of_the_same_regions(
+    data: st.DataObject, family: str, seed: int
+) -> None:
+    slots = data.draw(slot_texts(family))
+    turns = [
+        Turn("user", phrasing.fill(template, **slots), phrasing=family)
+        for template in phrasing.wordings(family)
+    ]
+    said = {phrasing.rephrase(turn, rng(seed, "k", 0, 0, "wording")) for turn in turns}
+    assert len(said) == 1  # the draw alone decides, not the wording that was there
+    assert said <= set(turns)
+    assert Counter(mentioned(said.pop().text)) == Counter(mentioned(turns[0].text))
+
+
+def test_all_wordings_are_drawn() -> None:
+    turn = Turn("user", "What is <region2>? Answer in a word or two.", phrasing="category")
+    said = {phrasing.rephrase(turn, rng(0, "k", 0, i, "wording")).text for i in range(300)}
+    assert said == {t.format(region="<region2>") for t in phrasing.wordings("category")}
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        Turn("user", "What is <region2>? Answer in a word or two."),
+        Turn("user", "What is <region2>? Answer in a word or two.", phrasing="poem"),
+        Turn("user", "What is <<region2>? Answer in a word or two.", phrasing="category"),
+        Turn("user", "What is region 2? Answer in a word or two.", phrasing="category"),
+        Turn("user", "Was ist <region2>?", phrasing="category"),
+        Turn("user", "What is <region2>? Answer in a word or two. ", phrasing="category"),
+        Turn("user", "Consider this, <region1>. What is it?", phrasing="reasoning-all"),
+        Turn("user", "Why? And <region1>?", phrasing="why"),
+    ],
+    ids=["no family", "unknown", "escaped", "by number", "changed", "more", "no list", "added"],
+)
+def test_what_no_wording_gives_stays(turn: Turn) -> None:
+    assert all(phrasing.rephrase(turn, rng(0, "k", 0, i, "wording")) == turn for i in range(20))

@@ -1,80 +1,17 @@
+import io
+import random
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from roikit.batch import ask_together, collate, draw_exchanges, encode_example
+from roikit.batch import collate, encode_example
 from roikit.errors import RoikitError
-from roikit.sample import Conversation, Turn
+from roikit.sample import Turn
 from tests.roikit.conftest import make_example
-
-
-def test_draws_depend_on_seed_key_and_epoch_alone() -> None:
-    conversation = make_example(0).conversation
-    turns = tuple(Turn(role, f"{role}{i}") for i in range(20) for role in ("user", "assistant"))
-    conversation = msgspec.structs.replace(conversation, turns=turns)
-
-    def draw(**changes: Any) -> tuple[Turn, ...]:
-        arguments = {"limit": 5, "seed": 0, "key": "k", "epoch": 0} | changes
-        return draw_exchanges(conversation, **arguments).turns
-
-    assert draw() == draw()
-    for change in ({"seed": 1}, {"key": "j"}, {"epoch": 1}):
-        assert draw(**change) != draw()
-    drawn = draw(limit=0)
-    assert sorted(t.text for t in drawn) == sorted(t.text for t in turns)
-    pairs = list(zip(draw()[::2], draw()[1::2], strict=True))
-    assert len(pairs) == 5
-    assert all(u.text[4:] == a.text[9:] for u, a in pairs)
-
-
-def test_a_dialogue_is_kept_whole_and_in_order() -> None:
-    conversation = msgspec.structs.replace(make_example(0).conversation, independent=False)
-    assert draw_exchanges(conversation, limit=1, seed=0, key="k", epoch=0) == conversation
-
-
-def asked(*pairs: tuple[str, str], independent: bool = True) -> Conversation:
-    turns = tuple(
-        Turn(role, text)
-        for pair in pairs
-        for role, text in zip(("user", "assistant"), pair, strict=True)
-    )
-    return msgspec.structs.replace(
-        make_example(0).conversation, turns=turns, independent=independent
-    )
-
-
-def together(conversation: Conversation, share: float = 1.0, key: str = "k") -> list[str]:
-    changed = ask_together(conversation, share=share, seed=0, key=key, epoch=0)
-    return [turn.text for turn in changed.turns]
-
-
-def test_questions_asked_together_are_answered_by_name() -> None:
-    conversation = asked(("Name <region3>.", "cat"), ("<region1>?", "dog"), ("<region7>?", "cow"))
-    assert together(conversation) == [
-        "Name <region3>, <region1> and <region7>.",
-        "<region3>: cat\n<region1>: dog\n<region7>: cow",
-    ]
-    alone = [turn.text for turn in conversation.turns]
-    assert together(conversation, share=0.0) == alone
-    changed = sum(together(conversation, share=0.3, key=str(i)) != alone for i in range(1000))
-    assert 240 < changed < 360
-
-
-@pytest.mark.parametrize(
-    "conversation",
-    [
-        asked(("<region1>?", "dog"), ("<region2>?", "cow"), independent=False),
-        asked(("<region1>?", "dog")),
-        asked(("<region1>?", "dog"), ("<region1>?", "brown")),
-        asked(("<region1>?", "dog"), ("What is <region1> beside <region2>?", "cow")),
-        asked(("<region1>?", "dog"), ("What does the picture show?", "a farm")),
-    ],
-    ids=["dialogue", "one", "same region", "two in one", "none"],
-)
-def test_only_questions_of_one_region_each_are_asked_together(conversation: Conversation) -> None:
-    assert together(conversation) == [turn.text for turn in conversation.turns]
 
 
 def test_what_is_too_long_together_is_asked_one_by_one(built: Any) -> None:
@@ -173,3 +110,101 @@ def test_boxes_travel_in_the_order_of_their_tokens(built: Any) -> None:
     assert torch.allclose(
         row.boxes_R4, torch.tensor([[0.5, 0, 1, 1], [0, 0, 0.5, 1]], dtype=torch.float32)
     )
+
+
+def pictured(key: str = "toy-train-000000000") -> Any:
+    """An example with a mark in the left part of its only region."""
+    example = make_example(0)
+    image = np.full((60, 90, 3), 200, dtype=np.uint8)
+    image[20:40, 30:45] = (250, 0, 0)
+    out = io.BytesIO()
+    Image.fromarray(image).save(out, "PNG")
+    turns = (Turn("user", "What is <region1>?", phrasing="category"), Turn("assistant", "red"))
+    region = msgspec.structs.replace(example.sample.regions[0], box_xyxy=(30.0, 20.0, 60.0, 40.0))
+    return msgspec.structs.replace(
+        example,
+        sample=msgspec.structs.replace(example.sample, key=key, regions=(region,)),
+        conversation=msgspec.structs.replace(example.conversation, turns=turns),
+        image_bytes=out.getvalue(),
+    )
+
+
+def left_is_red(row: Any) -> bool:
+    side = row.pixels_3SS.shape[1]
+    x0, y0, x1, y1 = (row.boxes_R4[0] * side).round().int().tolist()
+    middle = (x0 + x1) // 2
+    box = row.pixels_3SS[1, y0 + 1 : y1 - 1].float()
+    left, right = box[:, x0 + 1 : middle - 1].mean(), box[:, middle + 1 : x1 - 1].mean()
+    assert min(left, right) < 60 < 140 < max(left, right)
+    return bool(left < right)
+
+
+def test_augmented_boxes_stay_on_their_pixels(built: Any) -> None:
+    rows = []
+    for i in range(30):
+        row = encode_example(
+            pictured(f"toy-train-{i:09d}"),
+            built.processor,
+            max_tokens=500,
+            flip=0.5,
+            crop=1.0,
+            colour=0.2,
+        )
+        assert row is not None
+        rows.append(row)
+    assert 5 < sum(left_is_red(row) for row in rows) < 25
+    plain = encode_example(pictured(), built.processor, max_tokens=500)
+    assert plain is not None
+    assert left_is_red(plain)
+    assert all(row.input_ids == plain.input_ids for row in rows)
+
+
+def test_what_speaks_of_sides_is_not_mirrored_whoever_says_it(built: Any) -> None:
+    example = pictured()
+    sided = msgspec.structs.replace(example.sample.regions[0], label="left shoe")
+    said = (*example.conversation.turns[:1], Turn("assistant", "the one on the left"))
+    for changed in (
+        msgspec.structs.replace(
+            example, sample=msgspec.structs.replace(example.sample, regions=(sided,))
+        ),
+        msgspec.structs.replace(
+            example, conversation=msgspec.structs.replace(example.conversation, turns=said)
+        ),
+    ):
+        row = encode_example(changed, built.processor, max_tokens=500, flip=1.0)
+        assert left_is_red(row)
+    mirrored = encode_example(example, built.processor, max_tokens=500, flip=1.0)
+    assert not left_is_red(mirrored)
+
+
+def test_draws_depend_on_the_place_in_the_run_and_not_on_the_epoch(built: Any) -> None:
+    settings: dict[str, Any] = {"max_tokens": 500, "flip": 0.5, "crop": 0.5, "colour": 1.0}
+
+    def encoded(**changes: Any) -> Any:
+        seed = changes.pop("seed", 0)
+        example = msgspec.structs.replace(pictured(), **changes)
+        row = encode_example(example, built.processor, seed=seed, **settings)
+        assert row is not None
+        return row.pixels_3SS
+
+    assert torch.equal(encoded(), encoded(epoch=3, position=7, source="other"))
+    for change in ({"seed": 1}, {"ordinal": 1}, {"passes": 1}):
+        assert not torch.equal(encoded(), encoded(**change))
+
+
+def test_questions_are_rephrased_before_they_are_asked_together(built: Any) -> None:
+    def shout(turn: Turn, generator: random.Random) -> Turn:
+        generator.random()
+        return msgspec.structs.replace(turn, text=turn.text.replace("What", "Say what"))
+
+    example = pictured()
+    row = encode_example(example, built.processor, max_tokens=500, rephrase=shout)
+    assert row is not None
+    assert "Say what is" in built.processor.tokenizer.decode(row.input_ids)
+    unnamed = tuple(Turn(turn.role, turn.text) for turn in example.conversation.turns)
+    example = msgspec.structs.replace(
+        example, conversation=msgspec.structs.replace(example.conversation, turns=unnamed)
+    )
+    row = encode_example(example, built.processor, max_tokens=500, rephrase=shout)
+    assert row is not None
+    assert "Say what" not in built.processor.tokenizer.decode(row.input_ids)
