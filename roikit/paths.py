@@ -30,3 +30,11 @@ def runs_dir() -> Path:
 def remote_dir() -> Path:
     """Return where what belongs to URLs is kept here: fetched annotations, manifests of shards."""
     return home() / "data" / "remote"
+
+
+def cache_dir() -> Path:
+    """Return where samples read from remote shards are kept: `ROIKIT_CACHE`, or below the home.
+
+    On a cluster the home may be a shared disk; the cache belongs on one of the node's own.
+    """
+    return Path(os.environ.get("ROIKIT_CACHE") or remote_dir() / "cache")

@@ -159,10 +159,7 @@ def pull_all(
     Returns:
         The splits, as (dataset, split).
     """
-    url = url_of(root)
-    assert url is not None, root
-    names = [name.split("/") for name in remote.list_files(url) if name.endswith(f"/{COMMIT_NAME}")]
-    splits = [(parts[0], parts[1]) for parts in names if len(parts) == 3]
+    splits = committed_splits(root)
     for folder in root.glob(f"*/*/{COMMIT_NAME}"):
         if (folder.parent.parent.name, folder.parent.name) not in splits:
             folder.unlink()
@@ -170,6 +167,42 @@ def pull_all(
         pull(root, dataset, split)
         tell(done, len(splits))
     return splits
+
+
+def committed_splits(root: Path | str) -> list[tuple[str, str]]:
+    """Return the splits that the store of a local side holds, as (dataset, split)."""
+    url = url_of(root)
+    assert url is not None, root
+    names = [name.split("/") for name in remote.list_files(url) if name.endswith(f"/{COMMIT_NAME}")]
+    return [(parts[0], parts[1]) for parts in names if len(parts) == 3]
+
+
+def bring_index(root: Path | str, dataset: str, split: str) -> None:
+    """Make a split's commit and index here what the store holds: what reading samples needs.
+
+    One request where nothing has changed. Does nothing for an ordinary root.
+
+    Raises:
+        UsageError: the store holds no such committed split.
+        RemoteError: the store does not answer.
+    """
+    if url_of(root) is None:
+        return
+    url, folder = split_url(root, dataset, split), split_dir(root, dataset, split)
+    try:
+        commit = remote.read(url, COMMIT_NAME)
+    except remote.NothingThereError as error:
+        (folder / COMMIT_NAME).unlink(missing_ok=True)
+        there = ", ".join(f"`{one}@{other}`" for one, other in committed_splits(root))
+        raise UsageError(
+            f"{url}: no such dataset and split, or it is unfinished (no `{COMMIT_NAME}`)",
+            hint=f"there are {there}" if there else "`roikit convert` makes shards",
+        ) from error
+    names = (*_INDEX_NAMES, COMMIT_NAME)
+    with locked(folder / LOCK_NAME):
+        is_there = all((folder / name).is_file() for name in names)
+        if not is_there or (folder / COMMIT_NAME).read_bytes() != commit:
+            remote.fetch(url, names, folder)
 
 
 def stored_paths(root: Path | str) -> list[Path]:
