@@ -117,7 +117,6 @@ class ShardReader:
             RemoteError: the store that they lie in does not answer.
             UsageError: the store lacks the shard, or holds another one now.
         """
-        key = sample_key(index.dataset, index.split, int(index.number[row]))
         start = int(index.image_offset[row]) - BLOCK_BYTES
         length = BLOCK_BYTES + padded(int(index.image_length[row]))
         length += BLOCK_BYTES + int(index.json_length[row])
@@ -129,6 +128,7 @@ class ShardReader:
         try:
             data = self._file(path).read(length, start)
         except OSError as error:
+            key = sample_key(index.dataset, index.split, int(index.number[row]))
             raise CorruptSampleError(f"{path}: sample `{key}`: cannot read: {error}") from error
         return _members(index, row, data, path)
 

@@ -123,13 +123,27 @@ def test_the_store_decides_which_commit_is_read(
     # What was read before is still that of the old index, the rest is refused and not taken for
     # damage; whoever opens the split again finds what is there now.
     assert reader.read(old, 0)[0].key == "made-train-000000000"
-    with pytest.raises(UsageError, match="`made-train-000000` was made anew or removed"):
+    with pytest.raises(UsageError, match=r"000000\.tar: was made anew or removed"):
         reader.read(old, 1)
     assert [sample.key[-1] for sample, _ in iter_samples(root, "made", "train")] == ["4", "5", "6"]
+    with pytest.raises(UsageError, match="made/train: was made anew or removed"):
+        ShardReader().read(old, 0)
     memory.fs.rm_file(f"{memory.path}/shards/made/train/made-train-000000.tar")
     memory.fs.rm_file(f"{memory.path}/shards/made/train/dataset.json")
     with pytest.raises(UsageError, match="no such dataset and split"):
         open_split(root, "made", "train")
+
+
+def test_an_extension_leaves_readers_of_the_commit_before_alone(
+    tmp_path: Path, make_split: MakeSplit, memory: Bucket
+) -> None:
+    make_split(tmp_path / "a", shard_sizes=(2, 2))
+    make_split(tmp_path / "b", shard_sizes=(2, 2, 3))  # the same, and one more
+    root = store.local_side(memory.put_tree(tmp_path / "a", "shards"), tmp_path / "here")
+    old = open_split(root, "made", "train")
+    memory.put_tree(tmp_path / "b", "shards")
+    assert len(open_split(root, "made", "train")) == 7
+    assert ShardReader().read(old, 3)[0].key == "made-train-000000003"
 
 
 CHILD = """
