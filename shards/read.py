@@ -21,7 +21,7 @@ from shards.commit import list_datasets, load_dataset
 from shards.index import SplitIndex, open_index, short_hash
 from shards.layout import parse_key, sample_key, split_prefix
 from shards.range_cache import cache_of_this_node
-from shards.remote import bring_index, committed_splits, url_of
+from shards.remote import bring, committed_splits, url_of
 from shards.remote_tars import RemoteTars
 from shards.writer import BLOCK_BYTES, padded
 
@@ -92,7 +92,7 @@ def open_split(root: Path | str, dataset: str, split: str) -> SplitIndex:
         UsageError: there is no such committed split, or its index is missing.
         RemoteError: the store does not answer.
     """
-    bring_index(root, dataset, split)
+    bring(root, dataset, split)
     info = load_dataset(root, dataset, split)
     return open_index(root, dataset, split, info.merkle_root)
 

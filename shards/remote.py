@@ -119,8 +119,17 @@ def claim(root: Path, dataset: str, split: str, *, plan_hash: str, overwrite: bo
             )
 
 
-def pull(root: Path, dataset: str, split: str) -> dict[str, RemoteFile]:
+def pull(
+    root: Path, dataset: str, split: str, *, is_changed: bool = False
+) -> dict[str, RemoteFile]:
     """Make the local side of a split what the store holds, but for the tars.
+
+    Args:
+        root: the local side.
+        dataset: the dataset's name.
+        split: the split's name.
+        is_changed: the commit is known to be another than the one here; then files of which the
+            store gives no version are fetched, however long they are.
 
     Returns:
         What lies in the store.
@@ -140,8 +149,11 @@ def pull(root: Path, dataset: str, split: str) -> dict[str, RemoteFile]:
         changed = [
             name
             for name, file in facts.items()
-            if known.get(name) != _mark_of(file) or not (folder / name).is_file()
+            if known.get(name) != _mark_of(file)
+            or not (folder / name).is_file()
+            or (is_changed and not file.version)
         ]
+        changed.sort(key=lambda name: name == COMMIT_NAME)  # last: where it is, all of it is
         remote.fetch(url, changed, folder)
         _note_versions(folder, facts)
     return there
@@ -177,8 +189,8 @@ def committed_splits(root: Path | str) -> list[tuple[str, str]]:
     return [(parts[0], parts[1]) for parts in names if len(parts) == 3]
 
 
-def bring_index(root: Path | str, dataset: str, split: str) -> None:
-    """Make a split's commit and index here what the store holds: what reading samples needs.
+def bring(root: Path | str, dataset: str, split: str) -> None:
+    """Make the local side of a committed split what the store holds, for one who reads samples.
 
     One request where nothing has changed. Does nothing for an ordinary root.
 
@@ -198,11 +210,9 @@ def bring_index(root: Path | str, dataset: str, split: str) -> None:
             f"{url}: no such dataset and split, or it is unfinished (no `{COMMIT_NAME}`)",
             hint=f"there are {there}" if there else "`roikit convert` makes shards",
         ) from error
-    names = (*_INDEX_NAMES, COMMIT_NAME)
-    with locked(folder / LOCK_NAME):
-        is_there = all((folder / name).is_file() for name in names)
-        if not is_there or (folder / COMMIT_NAME).read_bytes() != commit:
-            remote.fetch(url, names, folder)
+    is_there = all((folder / name).is_file() for name in (*_INDEX_NAMES, COMMIT_NAME))
+    if not is_there or (folder / COMMIT_NAME).read_bytes() != commit:
+        pull(Path(root), dataset, split, is_changed=True)
 
 
 def stored_paths(root: Path | str) -> list[Path]:

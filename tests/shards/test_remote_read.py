@@ -93,7 +93,20 @@ def test_samples_are_those_of_a_folder_and_a_second_epoch_asks_nothing(
         assert len(asked) == before
         examples.close()
     assert not list(root.rglob("*.tar"))
-    assert not list(root.rglob("*.parquet")), "reading needs the index alone"
+    assert len(list(root.rglob("*.parquet"))) == 2, "all else is here, too"
+
+
+def test_a_local_side_that_was_half_fetched_is_fetched_again(
+    tmp_path: Path, make_split: MakeSplit, memory: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_split(tmp_path / "folder")
+    root = store.local_side(memory.put_tree(tmp_path / "folder", "shards"), tmp_path / "here")
+    real = remote.fetch
+    with monkeypatch.context() as patch:
+        patch.setattr(remote, "fetch", lambda url, names, folder: real(url, names[:-1], folder))
+        with pytest.raises(UsageError, match="its shards are unfinished"):
+            open_split(root, "made", "train")
+    assert len(open_split(root, "made", "train")) == 7
 
 
 def test_what_is_not_there_is_said_with_what_is(
