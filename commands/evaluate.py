@@ -53,8 +53,7 @@ def evaluate(
     from roikit.evaluate.report import render as result_table
     from roikit.evaluate.result import save
     from roikit.evaluate.run import evaluate as run
-    from shards.commit import load_dataset
-    from shards.read import iter_samples
+    from shards.read import iter_samples, open_split
     from shards.seen import seen_in_training
 
     benchmark = benchmarks.get(name)
@@ -62,7 +61,7 @@ def evaluate(
     out = out or paths.runs_dir() / "eval" / f"{name}-{split}.json"
     if out.exists() and not overwrite:  # before the work, not after it
         raise UsageError(f"`{out}` exists", hint="pass --overwrite, or another --out")
-    data_root = load_dataset(shards, benchmark.dataset, split).merkle_root
+    data_root = open_split(shards, benchmark.dataset, split).merkle_root
     predictor: ModelPredictor | Predictions
     about: dict[str, Any] = {}
     if predictions is not None:

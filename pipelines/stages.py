@@ -19,6 +19,7 @@ from shards.commit import list_datasets
 from shards.kept_clean import KeptClean, resolve
 from shards.mix import parse_mix
 from shards.read import iter_samples
+from shards.remote import pull_all, url_of
 from shards.selection import choose_conversations
 from shards.steps import Steps
 from shards.stream import Stream
@@ -121,12 +122,15 @@ def open_stream(
 
     Raises:
         UsageError: the mixture names what is not converted, or the benchmarks leave nothing of it.
+        RemoteError: the shards lie in a store that does not answer.
     """
     if not recipe.run.mix:
         raise UsageError(
             f"{recipe.stage}.mix: recipe `{recipe.name}` names no training data",
             hint=f"give it: --set {recipe.stage}.mix=vcr:reasoning-single=2,vg=1",
         )
+    if url_of(shards) is not None:
+        pull_all(shards)  # sidecars, too: benchmarks that are kept clean are known from them
     kept = resolve(shards, recipe.keep_clean)
     mix = parse_mix(recipe.run.mix)
     where = recipe.run.where

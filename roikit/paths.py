@@ -35,3 +35,11 @@ def remote_dir() -> Path:
 def lengths_dir() -> Path:
     """Return where the measured lengths of conversations are kept; safe to delete."""
     return home() / "data" / "lengths"
+
+
+def cache_dir() -> Path:
+    """Return where samples read from remote shards are kept: `ROIKIT_CACHE`, or below the home.
+
+    On a cluster the home may be a shared disk; the cache belongs on one of the node's own.
+    """
+    return Path(os.environ.get("ROIKIT_CACHE") or remote_dir() / "cache")

@@ -1,4 +1,4 @@
-"""Files behind URLs (`s3://bucket/vcr`): list, read, fetch, upload, remove.
+"""Files behind URLs (`s3://bucket/vcr`): list, read whole or by ranges, fetch, upload, remove.
 
 In: the URL of a folder and names below it, with forward slashes. Any fsspec protocol; its package
 must be installed. Failures of the network are tried again, and what remains is raised as one clear
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 _BATCH = 256
 #: Pauses before another try, in seconds.
 _PAUSES_S = (1.0, 3.0)
+#: A range that has not come after so long is asked for again, in seconds.
+_RANGE_TIMEOUT_S = 60.0
 #: What tells one content of a file from the next, by the stores' own names for it.
 _VERSIONS = ("ETag", "etag", "md5Hash", "generation", "LastModified", "Last-Modified", "mtime")
 #: What a login is called by the file systems that do not take it in the URL.
@@ -118,6 +120,38 @@ def read(url: str, name: str) -> bytes:
         url, lambda fs, path: fs.cat_file(_below(fs, path, name)), shown=join(url, name)
     )
     return data
+
+
+def read_range(url: str, name: str, start: int, length: int) -> bytes:
+    """Read `length` bytes of one file from byte `start` on, with one request.
+
+    May be called by several threads at once, and again in a process that was forked. Fewer bytes
+    come back only where the file ends before.
+
+    Raises:
+        NothingThereError: there is no such file.
+        UsageError: access is denied, or the server sends whole files only.
+        RemoteError: the store does not answer.
+    """
+    shown = join(url, name)
+
+    def get(fs: Any, path: str) -> bytes:
+        place = _below(fs, path, name)
+        try:
+            data = _range(fs, place, start, start + length)
+        except Exception as error:
+            if _is_past_end(error):
+                return b""
+            raise
+        if len(data) > length:
+            raise UsageError(
+                f"`{shown}`: asked for {length:,} bytes, the server sent {len(data):,}: it does not"
+                " read by ranges",
+                hint="copy the shards to a folder or a store that does: docs/remote.md",
+            )
+        return data
+
+    return _call(url, get, shown=shown)
 
 
 @contextlib.contextmanager
@@ -246,6 +280,23 @@ def _call(url: str, action: Callable[[Any, str], T], *, shown: str | None = None
     raise AssertionError("unreachable")
 
 
+def _range(fs: Any, place: str, start: int, end: int) -> bytes:
+    if not fs.async_impl:
+        data: bytes = fs.cat_file(place, start=start, end=end)
+        return data
+    from fsspec.asyn import sync
+
+    # As `cat_file` does it, but not for ever: a connection may stay open and bring nothing.
+    data = sync(fs.loop, fs._cat_file, place, start=start, end=end, timeout=_RANGE_TIMEOUT_S)
+    return data
+
+
+def _is_past_end(error: Exception) -> bool:
+    """Tell whether a store says that a range begins behind the file's end."""
+    status = getattr(error, "status", getattr(error, "code", None))
+    return status == 416 or "InvalidRange" in str(error) or "not satisfiable" in str(error)
+
+
 def _file_system(url: str) -> tuple[Any, str]:
     from fsspec.core import get_filesystem_class, url_to_fs  # brings in what only URLs need
 
@@ -293,7 +344,7 @@ def _in_our_words(error: Exception, url: str) -> RoikitError | None:
     if isinstance(error, OSError | TimeoutError) or is_theirs:
         return RemoteError(
             f"`{url}`: the connection failed ({name})",
-            hint="run the same command again when it is back: finished shards are kept",
+            hint="run the same command again when it is back: what is finished is kept",
         )
     return None
 

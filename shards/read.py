@@ -9,6 +9,7 @@ import os
 import tarfile
 from collections import OrderedDict
 from collections.abc import Collection, Iterator
+from functools import partial
 from pathlib import Path
 from threading import Lock
 
@@ -19,7 +20,9 @@ from roikit.sample import Sample, decode_sample
 from shards.commit import list_datasets, load_dataset
 from shards.index import SplitIndex, open_index, short_hash
 from shards.layout import parse_key, sample_key, split_prefix
-from shards.remote import url_of
+from shards.range_cache import cache_of_this_node
+from shards.remote import bring, committed_splits, url_of
+from shards.remote_tars import RemoteTars
 from shards.writer import BLOCK_BYTES, padded
 
 #: Shards kept open at once, well below the usual limit of 1,024 files a process.
@@ -65,36 +68,45 @@ def read_sample(root: Path | str, key: str) -> tuple[Sample, bytes]:
         CorruptSampleError: stored bytes are not what the index says.
     """
     prefix, number = parse_key(key)
-    datasets = list_datasets(root)
-    for info in datasets:
-        if split_prefix(info.dataset, info.split) != prefix:
+    splits = [(info.dataset, info.split) for info in list_datasets(root)]
+    if url_of(root) is not None and all(split_prefix(*names) != prefix for names in splits):
+        splits = committed_splits(root)
+    for dataset, split in splits:
+        if split_prefix(dataset, split) != prefix:
             continue
-        index = open_index(root, info.dataset, info.split, info.merkle_root)
+        index = open_split(root, dataset, split)
         row = int(np.searchsorted(index.number, number))
         if row < len(index) and index.number[row] == number:
             return ShardReader().read(index, row)
-    there = ", ".join(f"`{split_prefix(info.dataset, info.split)}-…`" for info in datasets)
+    there = ", ".join(f"`{split_prefix(*names)}-…`" for names in splits)
     raise UsageError(
-        f"{root}: no sample `{key}`",
+        f"{url_of(root) or root}: no sample `{key}`",
         hint=f"keys here look like {there}" if there else "no committed dataset lies there",
     )
 
 
 def open_split(root: Path | str, dataset: str, split: str) -> SplitIndex:
-    """Map the index of a committed split.
+    """Map the index of a committed split; where it lies behind a URL, as it is there now.
 
     Raises:
         UsageError: there is no such committed split, or its index is missing.
+        RemoteError: the store does not answer.
     """
+    bring(root, dataset, split)
     info = load_dataset(root, dataset, split)
     return open_index(root, dataset, split, info.merkle_root)
 
 
 class ShardReader:
-    """Reads samples by their row, one `pread` each. May be used by several threads at once."""
+    """Reads samples by their row, one `pread` each. May be used by several threads at once.
+
+    Where the root stands for a URL, a sample is one request to the store, or none once the cache of
+    this node holds it.
+    """
 
     def __init__(self) -> None:
         self._open: OrderedDict[Path, _OpenFile] = OrderedDict()
+        self._remote: dict[Path, RemoteTars | None] = {}
         self._lock = Lock()
 
     def read(self, index: SplitIndex, row: int) -> tuple[Sample, bytes]:
@@ -102,39 +114,32 @@ class ShardReader:
 
         Raises:
             CorruptSampleError: the bytes are not what the index says; names shard and member.
+            RemoteError: the store that they lie in does not answer.
+            UsageError: the store lacks the shard, or holds another one now.
         """
-        path = index.tar_path(row)
-        key = sample_key(index.dataset, index.split, int(index.number[row]))
         start = int(index.image_offset[row]) - BLOCK_BYTES
-        image_length, json_length = int(index.image_length[row]), int(index.json_length[row])
-        json_start = BLOCK_BYTES + padded(image_length) + BLOCK_BYTES
+        length = BLOCK_BYTES + padded(int(index.image_length[row]))
+        length += BLOCK_BYTES + int(index.json_length[row])
+        tars = self._remote_tars(index.root)
+        if tars is not None:
+            check = partial(_members, index, row)
+            return tars.read(index, row, start, length, check=check)
+        path = index.tar_path(row)
         try:
-            data = self._file(path).read(json_start + json_length, start)
+            data = self._file(path).read(length, start)
         except OSError as error:
-            url = url_of(index.root)
-            if url is not None:
-                raise UsageError(
-                    f"{url}: pictures and records are read from a folder, these lie behind a URL",
-                    hint="copy the shards here and give that folder: docs/remote.md shows how",
-                ) from error
+            key = sample_key(index.dataset, index.split, int(index.number[row]))
             raise CorruptSampleError(f"{path}: sample `{key}`: cannot read: {error}") from error
-        if len(data) < json_start + json_length:
-            raise CorruptSampleError(f"{path}: sample `{key}`: the shard ends before it")
-        image_name = _member_name(data[:BLOCK_BYTES])
-        if image_name is None or image_name.partition(".")[0] != key:
-            raise CorruptSampleError(
-                f"{path}: expected the picture of `{key}` at byte {start}, found `{image_name}`"
-            )
-        image_bytes = data[BLOCK_BYTES : BLOCK_BYTES + image_length]
-        if _short_sha256(image_bytes) != index.image_hash[row]:
-            raise CorruptSampleError(f"{path}: member `{image_name}`: its bytes have changed")
-        json_bytes = data[json_start:]
-        if _short_sha256(json_bytes) != index.json_hash[row]:
-            raise CorruptSampleError(f"{path}: member `{key}.json`: its bytes have changed")
+        return _members(index, row, data, path)
+
+    def _remote_tars(self, root: Path) -> RemoteTars | None:
+        """Return what reads the tars of a root that stands for a URL; None for other roots."""
         try:
-            return decode_sample(json_bytes), image_bytes
-        except ValidationError as error:
-            raise CorruptSampleError(f"{path}: member `{key}.json`: {error}") from error
+            return self._remote[root]
+        except KeyError:
+            is_remote = url_of(root) is not None
+            tars = RemoteTars(root, cache_of_this_node()) if is_remote else None
+            return self._remote.setdefault(root, tars)
 
     def _file(self, path: Path) -> "_OpenFile":
         with self._lock:
@@ -168,6 +173,31 @@ class _OpenFile:
     def __del__(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)
+
+
+def _members(index: SplitIndex, row: int, data: bytes, shown: Path | str) -> tuple[Sample, bytes]:
+    """Take apart and check a sample's two members, as they stand in the tar called `shown`."""
+    key = sample_key(index.dataset, index.split, int(index.number[row]))
+    image_length, json_length = int(index.image_length[row]), int(index.json_length[row])
+    json_start = BLOCK_BYTES + padded(image_length) + BLOCK_BYTES
+    if len(data) < json_start + json_length:
+        raise CorruptSampleError(f"{shown}: sample `{key}`: the shard ends before it")
+    image_name = _member_name(data[:BLOCK_BYTES])
+    if image_name is None or image_name.partition(".")[0] != key:
+        start = int(index.image_offset[row]) - BLOCK_BYTES
+        raise CorruptSampleError(
+            f"{shown}: expected the picture of `{key}` at byte {start}, found `{image_name}`"
+        )
+    image_bytes = data[BLOCK_BYTES : BLOCK_BYTES + image_length]
+    if _short_sha256(image_bytes) != index.image_hash[row]:
+        raise CorruptSampleError(f"{shown}: member `{image_name}`: its bytes have changed")
+    json_bytes = data[json_start:]
+    if _short_sha256(json_bytes) != index.json_hash[row]:
+        raise CorruptSampleError(f"{shown}: member `{key}.json`: its bytes have changed")
+    try:
+        return decode_sample(json_bytes), image_bytes
+    except ValidationError as error:
+        raise CorruptSampleError(f"{shown}: member `{key}.json`: {error}") from error
 
 
 def _member_name(header: bytes) -> str | None:

@@ -119,8 +119,17 @@ def claim(root: Path, dataset: str, split: str, *, plan_hash: str, overwrite: bo
             )
 
 
-def pull(root: Path, dataset: str, split: str) -> dict[str, RemoteFile]:
+def pull(
+    root: Path, dataset: str, split: str, *, is_changed: bool = False
+) -> dict[str, RemoteFile]:
     """Make the local side of a split what the store holds, but for the tars.
+
+    Args:
+        root: the local side.
+        dataset: the dataset's name.
+        split: the split's name.
+        is_changed: the commit is known to be another than the one here; then files of which the
+            store gives no version are fetched, however long they are.
 
     Returns:
         What lies in the store.
@@ -140,8 +149,11 @@ def pull(root: Path, dataset: str, split: str) -> dict[str, RemoteFile]:
         changed = [
             name
             for name, file in facts.items()
-            if known.get(name) != _mark_of(file) or not (folder / name).is_file()
+            if known.get(name) != _mark_of(file)
+            or not (folder / name).is_file()
+            or (is_changed and not file.version)
         ]
+        changed.sort(key=lambda name: name == COMMIT_NAME)  # last: where it is, all of it is
         remote.fetch(url, changed, folder)
         _note_versions(folder, facts)
     return there
@@ -159,10 +171,7 @@ def pull_all(
     Returns:
         The splits, as (dataset, split).
     """
-    url = url_of(root)
-    assert url is not None, root
-    names = [name.split("/") for name in remote.list_files(url) if name.endswith(f"/{COMMIT_NAME}")]
-    splits = [(parts[0], parts[1]) for parts in names if len(parts) == 3]
+    splits = committed_splits(root)
     for folder in root.glob(f"*/*/{COMMIT_NAME}"):
         if (folder.parent.parent.name, folder.parent.name) not in splits:
             folder.unlink()
@@ -170,6 +179,40 @@ def pull_all(
         pull(root, dataset, split)
         tell(done, len(splits))
     return splits
+
+
+def committed_splits(root: Path | str) -> list[tuple[str, str]]:
+    """Return the splits that the store of a local side holds, as (dataset, split)."""
+    url = url_of(root)
+    assert url is not None, root
+    names = [name.split("/") for name in remote.list_files(url) if name.endswith(f"/{COMMIT_NAME}")]
+    return [(parts[0], parts[1]) for parts in names if len(parts) == 3]
+
+
+def bring(root: Path | str, dataset: str, split: str) -> None:
+    """Make the local side of a committed split what the store holds, for one who reads samples.
+
+    One request where nothing has changed. Does nothing for an ordinary root.
+
+    Raises:
+        UsageError: the store holds no such committed split.
+        RemoteError: the store does not answer.
+    """
+    if url_of(root) is None:
+        return
+    url, folder = split_url(root, dataset, split), split_dir(root, dataset, split)
+    try:
+        commit = remote.read(url, COMMIT_NAME)
+    except remote.NothingThereError as error:
+        (folder / COMMIT_NAME).unlink(missing_ok=True)
+        there = ", ".join(f"`{one}@{other}`" for one, other in committed_splits(root))
+        raise UsageError(
+            f"{url}: no such dataset and split, or it is unfinished (no `{COMMIT_NAME}`)",
+            hint=f"there are {there}" if there else "`roikit convert` makes shards",
+        ) from error
+    is_there = all((folder / name).is_file() for name in (*_INDEX_NAMES, COMMIT_NAME))
+    if not is_there or (folder / COMMIT_NAME).read_bytes() != commit:
+        pull(Path(root), dataset, split, is_changed=True)
 
 
 def stored_paths(root: Path | str) -> list[Path]:

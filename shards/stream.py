@@ -22,11 +22,10 @@ import numpy.typing as npt
 
 from roikit.errors import CorruptSampleError, UsageError
 from roikit.sample import Example
-from shards.commit import load_dataset
-from shards.index import SplitIndex, native_hash, open_index, short_hash
+from shards.index import SplitIndex, native_hash, short_hash
 from shards.mix import MixEntry, parse_mix
 from shards.order import ORDER_VERSION, Order, permute
-from shards.read import ShardReader
+from shards.read import ShardReader, open_split
 from shards.selection import Chosen
 
 __all__ = ["MixEntry", "Order", "Stream", "parse_mix"]
@@ -307,9 +306,8 @@ class Stream:
         for entry in self.mix:
             split = (entry.dataset, entry.split)
             if split not in indexes:
-                merkle_root = load_dataset(root, *split).merkle_root
-                indexes[split] = open_index(root, *split, merkle_root)
-                self.roots["/".join(split)] = merkle_root
+                indexes[split] = open_split(root, *split)
+                self.roots["/".join(split)] = indexes[split].merkle_root
             index = indexes[split]
             is_kept = index.is_task(entry.tasks)
             if len(natives) or len(sha256s):

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests.stores import memory, s3, s3_server  # noqa: F401 (fixtures)
+
 # Whoever starts the tests in the background of a script has them ignore Ctrl-C, and every process
 # they start as well: what is tested here is what a terminal gives.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from roikit.errors import UsageError
 from shards.commit import DatasetInfo
 from shards.export.folder import (
     ExportedSplit,
@@ -28,6 +29,7 @@ from shards.export.folder import (
     write_report,
 )
 from shards.layout import shard_stem, sidecar_path, tar_path
+from shards.remote import url_of
 from shards.sidecar import read_rows
 from shards.writer import BLOCK_BYTES, padded
 
@@ -70,9 +72,16 @@ def export_energon(
         progress: told how many shards are done.
 
     Raises:
-        UsageError: `out` holds something else, or an export and `overwrite` is false.
+        UsageError: `out` holds something else, or an export and `overwrite` is false; or the shards
+            lie behind a URL.
         CorruptSampleError: a sidecar is missing or cannot be read.
     """
+    url = url_of(root)
+    if url is not None:
+        raise UsageError(
+            f"{url}: links to tars in a folder are made, these lie behind a URL",
+            hint="copy the shards here and give that folder: docs/remote.md shows how",
+        )
     total = sum(len(info.shards) for info in splits)
     done = 0
     exported: list[ExportedSplit] = []

@@ -11,6 +11,7 @@ from roikit.errors import UsageError
 from shards.commit import DatasetInfo
 from shards.export.energon import export_energon
 from shards.read import iter_samples
+from shards.remote import local_side
 from shards.selection import named_splits
 
 
@@ -21,6 +22,16 @@ def exported(tmp_path: Path, make_split: Callable[..., DatasetInfo]) -> Path:
     make_split(root, split="val", shard_sizes=(2,))
     export_energon(root, named_splits(root), tmp_path / "out")
     return tmp_path / "out" / "made"
+
+
+def test_shards_behind_a_url_are_not_linked(
+    tmp_path: Path, make_split: Callable[..., DatasetInfo]
+) -> None:
+    root = local_side("memory://energon", tmp_path)
+    make_split(root)
+    with pytest.raises(UsageError, match="memory://energon: links to tars in a folder"):
+        export_energon(root, named_splits(root), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_offsets_lead_to_every_sample(exported: Path) -> None:
