@@ -32,6 +32,7 @@ from shards.layout import (
     parse_key,
     shard_stem,
     split_dir,
+    tar_path,
 )
 
 _SAMPLES = pa.schema(
@@ -95,8 +96,7 @@ class SplitIndex:
 
     def tar_path(self, row: int) -> Path:
         """Return the shard that holds sample `row`."""
-        stem = shard_stem(self.dataset, self.split, int(self.shard[row]))
-        return split_dir(self.root, self.dataset, self.split) / f"{stem}.tar"
+        return tar_path(self.root, self.dataset, self.split, int(self.shard[row]))
 
     def is_task(self, tasks: Collection[str]) -> npt.NDArray[np.bool_]:
         """Return, for each conversation, whether its task is one of `tasks`."""
