@@ -18,7 +18,7 @@ import numpy as np
 import PIL.Image
 
 from benchmarks.convert_writing import make_record
-from roikit.sample import Sample, decode_sample, encode_sample
+from roikit.sample import Sample, encode_sample
 from shards.claim import claim_split
 from shards.commit import commit_dataset
 from shards.layout import shard_stem, split_dir
@@ -28,18 +28,20 @@ from shards.writer import write_shard
 
 BATCH = 32
 #: Width, height and JPEG quality that give pictures of about so many bytes, and how many there are.
-PICTURES = {"20 kB": ((320, 240), 88, 20_000), "100 kB": ((640, 480), 92, 6_000)}
+PICTURES = {"20 kB": ((320, 240), 95, 12_000), "100 kB": ((800, 600), 95, 4_000)}
+#: Whose files a reader reads, where they are not its own.
+FORMATS = {"webdataset": "roikit"}
 _SHARD_BYTES = 64_000_000
 _DIFFERENT = 64
 
-#: What is done with a sample: (picture's bytes, record's bytes, their SHA-256 as the record has it)
-Use = Callable[[bytes, bytes], Any]
+#: What is done with a sample: its picture's bytes and its record, decoded where it comes decoded.
+Use = Callable[[bytes, bytes | Sample], Any]
 
 
 def make_samples(name: str) -> list[tuple[Sample, bytes]]:
     """Make a size's samples: drawn pictures with detail of every size, 64 different ones."""
     (width, height), quality, count = PICTURES[name]
-    pictures = [_picture(seed, width, height, quality) for seed in range(_DIFFERENT)]
+    pictures = [draw_picture(seed, (width, height), quality) for seed in range(_DIFFERENT)]
     hashes = [hashlib.sha256(data).hexdigest() for data in pictures]
     samples = []
     for i in range(count):
@@ -52,7 +54,9 @@ def make_samples(name: str) -> list[tuple[Sample, bytes]]:
     return samples
 
 
-def _picture(seed: int, width: int, height: int, quality: int) -> bytes:
+def draw_picture(seed: int, image_wh: tuple[int, int], quality: int) -> bytes:
+    """Draw a picture with detail of every size and return it as JPEG."""
+    width, height = image_wh
     rng = np.random.default_rng(seed)
     total = np.zeros((height, width, 3))
     for octave in range(7):
@@ -76,9 +80,7 @@ def write_roikit(samples: list[tuple[Sample, bytes]], folder: Path) -> None:
         tar = split_dir(folder, "coco", "train") / f"{shard_stem('coco', 'train', number)}.tar"
         rows = write_shard(tar, ((sample, data, "jpg") for sample, data in shard))
         write_sidecar(tar, rows, dataset="coco", split="train", plan_hash="0" * 64)
-    commit_dataset(
-        folder, "coco", "train", num_shards=len(shards), plan_hash="0" * 64, settings={}
-    )
+    commit_dataset(folder, "coco", "train", num_shards=len(shards), plan_hash="0" * 64, settings={})
 
 
 def write_mosaicml(samples: list[tuple[Sample, bytes]], folder: Path) -> None:
@@ -119,14 +121,14 @@ def _cut(samples: list[tuple[Sample, bytes]]) -> Iterator[list[tuple[Sample, byt
         yield shard
 
 
-# Reading: an endless or one-epoch iterator over batches' results
+# Reading: one epoch, as an iterator over the results of batches
 
 
 def read_roikit(folder: Path, workers: int, use: Use) -> Iterable[Any]:
     """A stream's examples by their place, as training fetches them. Checked and decoded anyway."""
     from torch.utils.data import DataLoader
 
-    stream = Stream(folder.parent / "roikit", "coco:image-caption", prefetch=0)
+    stream = Stream(folder, "coco:image-caption", prefetch=0)
     return DataLoader(
         _Places(stream),
         batch_size=BATCH,
@@ -179,7 +181,7 @@ def read_webdataset(folder: Path, workers: int, use: Use) -> Iterable[Any]:
     import webdataset
 
     random.seed(0)
-    tars = sorted(str(path) for path in (folder.parent / "roikit").rglob("*.tar"))
+    tars = sorted(str(path) for path in (folder.parent / FORMATS["webdataset"]).rglob("*.tar"))
     dataset = webdataset.WebDataset(tars, shardshuffle=len(tars), detshuffle=True).shuffle(1000)
     return webdataset.WebLoader(
         dataset,

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from roikit.errors import CorruptSampleError, UsageError
 from roikit.sample import Example
 from shards.commit import load_dataset
-from shards.index import SplitIndex, native_hash, open_index, short_hash
+from shards.index import SplitIndex, native_hash, open_index, rows_where, short_hash
 from shards.mix import MixEntry, parse_mix
 from shards.order import ORDER_VERSION, Order
 from shards.read import ShardReader
@@ -39,7 +39,7 @@ class _Source:
 
     entry: MixEntry
     index: SplitIndex
-    rows: npt.NDArray[np.intp]  #: conversations, as rows of the index
+    rows: npt.NDArray[np.uint32]  #: conversations, as rows of the index
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -217,6 +217,7 @@ class Stream:
         self, root: Path, natives: npt.NDArray[np.uint64], sha256s: npt.NDArray[np.uint64]
     ) -> list[_Source]:
         indexes: dict[tuple[str, str], SplitIndex] = {}
+        allowed: dict[tuple[str, str], npt.NDArray[np.bool_]] = {}
         sources: list[_Source] = []
         for entry in self.mix:
             split = (entry.dataset, entry.split)
@@ -227,8 +228,11 @@ class Stream:
             index = indexes[split]
             is_kept = index.is_task(entry.tasks)
             if len(natives) or len(sha256s):
-                is_kept &= ~index.is_any_of(natives, sha256s)[index.conversation_sample]
-            rows = np.flatnonzero(is_kept)
+                if split not in allowed:
+                    is_allowed = ~index.is_any_of(natives, sha256s)
+                    allowed[split] = is_allowed[index.conversation_sample]
+                is_kept &= allowed[split]
+            rows = rows_where(is_kept)
             if not len(rows):
                 there = sorted({index.tasks[code] for code in np.unique(index.conversation_task)})
                 raise UsageError(
