@@ -83,7 +83,7 @@ class Loop:
     def step(self, feedings: Iterator[Feeding]) -> float:
         """Take the next step; return its seconds, those of waiting for `feedings` among them."""
         started = time.perf_counter()
-        # each counts as the last step, where the learning rate is near 0: that costs the same
+        # each counts as the last, where the learning rate is near 0: that costs the same
         train_steps(
             self._trial.model,
             self._trial.processor,

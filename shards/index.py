@@ -125,7 +125,7 @@ def _is_among(
     """Return, for each hash, whether it is one of `wanted`.
 
     A table of the first bits, small enough for the processor's cache, settles nearly all; what is
-    left is searched for. For 100,000 among 10 million that takes less than a tenth of `np.isin`'s time.
+    left is searched for. `np.isin` takes ten times as long for 100,000 among 10 million.
     """
     found = np.zeros(len(hashes), dtype=np.bool_)
     if not len(wanted):
