@@ -8,12 +8,8 @@ writes `benchmarks/results/convert.json` and the tables in `benchmarks/README.md
 """
 
 import argparse
-import json
-import os
-import platform
 import sys
 import tempfile
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +17,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.convert_reading import CONVERTED, PLAN_LIMITS, measure_conversion, measure_plans
 from benchmarks.convert_writing import WRITERS, measure_writing
+from benchmarks.report import Table, keep, machine, show
 from pipelines.full_scale import make_full_scale
 from roikit import render
 
 PARTS = ("writing", "conversion", "plans")
-_HERE = Path(__file__).resolve().parent
-_RESULTS = _HERE / "results" / "convert.json"
-_PAGE = _HERE / "README.md"
-_BEGIN, _END = "<!-- convert: begin -->", "<!-- convert: end -->"
-
-Table = tuple[str, tuple[str, ...], list[tuple[Any, ...]]]
+_PACKAGES = ("webdataset", "pyarrow", "msgspec", "pycocotools", "numpy")
 
 
 def main() -> None:
@@ -56,7 +48,7 @@ def main() -> None:
     parts = PARTS if arguments.all else tuple(arguments.parts)
     if not parts or set(parts) - set(PARTS):
         parser.error(f"expected `--all` or some of {', '.join(PARTS)}")
-    results: dict[str, Any] = {"machine": machine(), "repeats": arguments.repeats}
+    results: dict[str, Any] = {"machine": machine(_PACKAGES), "repeats": arguments.repeats}
     if arguments.remark:
         results["remark"] = arguments.remark
     if set(parts) - {"writing"}:
@@ -77,37 +69,10 @@ def main() -> None:
                 )
             else:
                 results[part] = measure_plans(arguments.full, work, arguments.repeats)
-    if arguments.json:
-        print(json.dumps(results, indent=1))
-    else:
-        for title, columns, rows in tables(results):
-            render.line(f"\n{title}")
-            render.table(columns, rows)
+    made = tables(results)
+    show(results, made, as_json=arguments.json)
     if arguments.all:
-        _RESULTS.parent.mkdir(exist_ok=True)
-        _RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        _write_page(results)
-
-
-def machine() -> dict[str, Any]:
-    """Describe the machine, without names and places."""
-    cpu = next(
-        (
-            line.partition(":")[2].strip()
-            for line in _lines("/proc/cpuinfo")
-            if line.startswith("model name")
-        ),
-        platform.machine(),
-    )
-    packages = ("webdataset", "pyarrow", "msgspec", "pycocotools", "numpy")
-    return {
-        "processor": cpu,
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "system": f"{platform.system()} {platform.release().split('-')[0]}",
-        "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in packages},
-    }
+        keep("convert", "python benchmarks/convert.py --all", results, made)
 
 
 def tables(results: dict[str, Any]) -> list[Table]:
@@ -133,7 +98,10 @@ def tables(results: dict[str, Any]) -> list[Table]:
             "× ShardWriter",
             "× one core",
         )
-        made.append(("Writing the same samples, in memory, to the same disk", columns, rows))
+        remarks = [f"*{name}* {does}." for name, (_, does) in WRITERS.items()]
+        made.append(
+            ("Writing the same samples, in memory, to the same disk", columns, rows, remarks)
+        )
     if "conversion" in results:
         rows = [
             (
@@ -148,7 +116,7 @@ def tables(results: dict[str, Any]) -> list[Table]:
             for row in results["conversion"]
         ]
         columns = ("what", "workers", "images", "records", "images/s", "records/s", "× one worker")
-        made.append(("Making shards from a plan, start of the workers included", columns, rows))
+        made.append(("Making shards from a plan, start of the workers included", columns, rows, []))
     if "plans" in results:
         rows = [
             (
@@ -163,40 +131,8 @@ def tables(results: dict[str, Any]) -> list[Table]:
             for row in results["plans"]
         ]
         columns = ("what", "images", "records", "seconds", "allowed", "peak GB", "allowed GB")
-        made.append(("Plans at full size, one process", columns, rows))
+        made.append(("Plans at full size, one process", columns, rows, []))
     return made
-
-
-def _write_page(results: dict[str, Any]) -> None:
-    """Put the tables between their marks in the page."""
-    about = results["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
-    lines = [
-        _BEGIN,
-        f"`python benchmarks/convert.py --all` on {about['cores']} cores ({about['processor']}),",
-        f"{about['memory_bytes'] / 1e9:.0f} GB, {about['system']}, Python {about['python']},",
-        f"{versions}; medians of {results['repeats']} runs."
-        + (f" **{results['remark']}**" if "remark" in results else ""),
-    ]
-    for title, columns, rows in tables(results):
-        lines += ["", f"### {title}", "", "| " + " | ".join(columns) + " |"]
-        lines.append("|" + " --- |" * len(columns))
-        lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
-        if title.startswith("Writing"):
-            lines.append("")
-            lines += [f"- *{name}* {does}." for name, (_, does) in WRITERS.items()]
-    lines.append(_END)
-    page = _PAGE.read_text(encoding="utf-8")
-    before, _, rest = page.partition(_BEGIN)
-    after = rest.partition(_END)[2]
-    _PAGE.write_text(before + "\n".join(lines) + after, encoding="utf-8")
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
 
 
 if __name__ == "__main__":

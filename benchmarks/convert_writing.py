@@ -57,10 +57,11 @@ def make_samples(count: int, mean_bytes: int) -> list[tuple[Sample, bytes]]:
     """
     rng = np.random.default_rng(0)
     lengths = np.maximum(1000, rng.gamma(8.0, mean_bytes / 8.0, count)).astype(int)
-    return [(_sample(i), rng.bytes(int(length))) for i, length in enumerate(lengths)]
+    return [(make_record(i), rng.bytes(int(length))) for i, length in enumerate(lengths)]
 
 
-def _sample(i: int) -> Sample:
+def make_record(i: int) -> Sample:
+    """Make a record as COCO gives it: seven boxes and five captions; without the hash."""
     regions = tuple(
         Region(box_xyxy=(10.5 + k, 20.25, 200.75 + k, 300.0), label="person", native_id=str(i + k))
         for k in range(_REGIONS)

@@ -12,7 +12,7 @@ it. So at every moment each of the two commits has an index.
 
 import contextlib
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from shards.layout import (
     parse_key,
     shard_stem,
     split_dir,
+    tar_path,
 )
 
 _SAMPLES = pa.schema(
@@ -56,6 +57,11 @@ _CONVERSATIONS = pa.schema(
 _FILES = {SAMPLES_INDEX_NAME: _SAMPLES, CONVERSATIONS_INDEX_NAME: _CONVERSATIONS}
 #: Of a Merkle root in a file's name.
 _ROOT_DIGITS = 16
+#: First bits of a hash that stand in the table of `_is_among`.
+_TABLE_BITS = 22
+_TABLE_SHIFT = np.uint64(64 - _TABLE_BITS)
+#: Entries looked at in one go, so that what lies between two operations stays in the cache.
+_AT_ONCE = 1 << 18
 _HINT = "`roikit manifest rebuild` makes the index again from the sidecars"
 _COLUMNS = (
     "key",
@@ -95,22 +101,22 @@ class SplitIndex:
 
     def tar_path(self, row: int) -> Path:
         """Return the shard that holds sample `row`."""
-        stem = shard_stem(self.dataset, self.split, int(self.shard[row]))
-        return split_dir(self.root, self.dataset, self.split) / f"{stem}.tar"
+        return tar_path(self.root, self.dataset, self.split, int(self.shard[row]))
 
     def is_task(self, tasks: Collection[str]) -> npt.NDArray[np.bool_]:
         """Return, for each conversation, whether its task is one of `tasks`."""
-        codes = [code for code, task in enumerate(self.tasks) if task in tasks]
-        return np.isin(self.conversation_task, codes)
+        wanted = [code for code, task in enumerate(self.tasks) if task in tasks]
+        others = [code for code in range(len(self.tasks)) if code not in wanted]
+        # few comparisons of bytes: `np.isin` over tens of millions takes 20 times as long
+        if len(others) < len(wanted):
+            return ~_is_one_of(self.conversation_task, others)
+        return _is_one_of(self.conversation_task, wanted)
 
     def is_any_of(
         self, native_hashes: npt.NDArray[np.uint64], image_hashes: npt.NDArray[np.uint64]
     ) -> npt.NDArray[np.bool_]:
         """Return, for each sample, whether its picture's native id or bytes are among these."""
-        found: npt.NDArray[np.bool_] = np.isin(self.native_hash, native_hashes) | np.isin(
-            self.image_hash, image_hashes
-        )
-        return found
+        return _is_among(self.native_hash, native_hashes) | _is_among(self.image_hash, image_hashes)
 
     def is_held_out(self, share: float) -> npt.NDArray[np.bool_]:
         """Return, for each sample, whether its picture is in the share that is never trained on.
@@ -119,6 +125,48 @@ class SplitIndex:
         """
         held_out: npt.NDArray[np.bool_] = self.native_hash < np.uint64(share * 2**64)
         return held_out
+
+
+def _is_among(
+    hashes: npt.NDArray[np.uint64], wanted: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.bool_]:
+    """Return, for each hash, whether it is one of `wanted`.
+
+    A table of the first bits, small enough for the processor's cache, settles nearly all; what is
+    left is searched for. `np.isin` takes ten times as long for 100,000 among 10 million.
+    """
+    found = np.zeros(len(hashes), dtype=np.bool_)
+    if not len(wanted):
+        return found
+
+    begins_one = np.zeros(1 << _TABLE_BITS, dtype=np.bool_)
+    begins_one[wanted >> _TABLE_SHIFT] = True
+    in_order = np.sort(wanted)
+    for start in range(0, len(hashes), _AT_ONCE):
+        some = hashes[start : start + _AT_ONCE]
+        candidates = np.flatnonzero(begins_one[some >> _TABLE_SHIFT])
+        asked = some[candidates]
+        places = np.minimum(np.searchsorted(in_order, asked), len(in_order) - 1)
+        found[start + candidates] = in_order[places] == asked
+    return found
+
+
+def _is_one_of(codes: npt.NDArray[np.uint8], wanted: Collection[int]) -> npt.NDArray[np.bool_]:
+    found = np.zeros(len(codes), dtype=np.bool_)
+    for code in wanted:
+        found |= codes == code
+    return found
+
+
+def rows_where(is_kept: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint32]:
+    """Return where a mask over samples or conversations is true, in half the memory of numpy's."""
+    rows = np.empty(np.count_nonzero(is_kept), dtype=np.uint32)
+    end = 0
+    for start in range(0, len(is_kept), _AT_ONCE):
+        found = np.flatnonzero(is_kept[start : start + _AT_ONCE])
+        rows[end : end + len(found)] = found + start
+        end += len(found)
+    return rows
 
 
 def short_hash(sha256_hex: str) -> int:
@@ -154,6 +202,17 @@ def build_index(
         CorruptSampleError: a sidecar is missing or unreadable.
     """
     columns = derive_columns(folder, num_shards, dataset=dataset, split=split)
+    write_index(folder, columns, merkle_root=merkle_root, is_ahead=is_ahead)
+
+
+def write_index(
+    folder: Path,
+    columns: Mapping[str, npt.NDArray[Any]],
+    *,
+    merkle_root: str,
+    is_ahead: bool = False,
+) -> None:
+    """Write a split's index from its columns; see `build_index` and `SplitIndex`."""
     metadata = {
         "format": str(FORMAT_VERSION),
         "merkle_root": merkle_root,
@@ -261,7 +320,7 @@ def _dtype(name: str) -> Any:
     return schema.field(name).type.to_pandas_dtype()
 
 
-def _write(path: Path, schema: pa.Schema, columns: dict[str, npt.NDArray[Any]]) -> None:
+def _write(path: Path, schema: pa.Schema, columns: Mapping[str, npt.NDArray[Any]]) -> None:
     arrays = [pa.array(columns[name]) for name in schema.names]
     # One batch, uncompressed: every column is then one run of bytes that can be used where it lies.
     batch = pa.RecordBatch.from_arrays(arrays, schema=schema)

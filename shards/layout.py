@@ -4,6 +4,7 @@ Nothing here opens a file. `docs/shards.md` describes the format for readers of 
 """
 
 import re
+from functools import lru_cache
 from pathlib import Path
 
 from roikit.errors import UsageError
@@ -38,6 +39,7 @@ def check_name(name: str, what: str) -> str:
     return name
 
 
+@lru_cache(maxsize=256)  # asked for with every sample that is read
 def split_prefix(dataset: str, split: str) -> str:
     """Return what all shards and keys of a split start with: `vcr-train`."""
     return f"{check_name(dataset, 'dataset')}-{check_name(split, 'split')}"
@@ -75,6 +77,7 @@ def split_dir(root: Path | str, dataset: str, split: str) -> Path:
     return Path(root) / check_name(dataset, "dataset") / check_name(split, "split")
 
 
+@lru_cache(maxsize=1024)  # as above
 def tar_path(root: Path | str, dataset: str, split: str, index: int) -> Path:
     """Return where shard `index` lies."""
     return split_dir(root, dataset, split) / f"{shard_stem(dataset, split, index)}.tar"

@@ -18,12 +18,12 @@ import numpy as np
 from roikit.errors import CorruptSampleError, UsageError, ValidationError
 from roikit.sample import Sample, decode_sample
 from shards.commit import list_datasets, load_dataset
-from shards.index import SplitIndex, open_index, short_hash
+from shards.index import SplitIndex, open_index
 from shards.layout import parse_key, sample_key, split_prefix
 from shards.range_cache import cache_of_this_node
 from shards.remote import bring, committed_splits, url_of
 from shards.remote_tars import RemoteTars
-from shards.writer import BLOCK_BYTES, padded
+from shards.writer import BLOCK_BYTES, NAME_BYTES, member_header, padded
 
 #: Shards kept open at once, well below the usual limit of 1,024 files a process.
 _MAX_OPEN = 128
@@ -182,7 +182,7 @@ def _members(index: SplitIndex, row: int, data: bytes, shown: Path | str) -> tup
     json_start = BLOCK_BYTES + padded(image_length) + BLOCK_BYTES
     if len(data) < json_start + json_length:
         raise CorruptSampleError(f"{shown}: sample `{key}`: the shard ends before it")
-    image_name = _member_name(data[:BLOCK_BYTES])
+    image_name = _member_name(data[:BLOCK_BYTES], image_length)
     if image_name is None or image_name.partition(".")[0] != key:
         start = int(index.image_offset[row]) - BLOCK_BYTES
         raise CorruptSampleError(
@@ -200,12 +200,17 @@ def _members(index: SplitIndex, row: int, data: bytes, shown: Path | str) -> tup
         raise CorruptSampleError(f"{shown}: member `{key}.json`: {error}") from error
 
 
-def _member_name(header: bytes) -> str | None:
+def _member_name(header: bytes, length: int) -> str | None:
+    """Return the name of a member of that length; None if its header is damaged."""
     try:
+        name = header[:NAME_BYTES].rstrip(b"\0").decode()
+        # What our writer made is compared as a whole: taking it apart took a sixth of a read.
+        if header == member_header(name, length):
+            return name
         return tarfile.TarInfo.frombuf(header, "utf-8", "strict").name
     except (tarfile.HeaderError, UnicodeDecodeError):
         return None
 
 
 def _short_sha256(data: bytes) -> int:
-    return short_hash(hashlib.sha256(data).hexdigest())
+    return int.from_bytes(hashlib.sha256(data).digest()[:8], "big")

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from roikit.errors import CorruptSampleError, UsageError
 from roikit.sample import Example
-from shards.index import SplitIndex, native_hash, short_hash
+from shards.index import SplitIndex, native_hash, rows_where, short_hash
 from shards.mix import MixEntry, parse_mix
 from shards.order import ORDER_VERSION, Order, permute
 from shards.read import ShardReader, open_split
@@ -41,8 +41,8 @@ class MixSource:
 
     entry: MixEntry
     index: SplitIndex
-    rows: npt.NDArray[np.intp]  #: conversations, as rows of the index
-    held_out: npt.NDArray[np.intp]  #: those of pictures that are held out
+    rows: npt.NDArray[np.uint32]  #: conversations, as rows of the index
+    held_out: npt.NDArray[np.uint32]  #: those of pictures that are held out
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -146,7 +146,7 @@ class Stream:
         """Conversations of each entry of the mixture, by its name."""
         return {source.entry.name: len(source) for source in self.sources}
 
-    def source_rows(self, name: str) -> tuple[SplitIndex, npt.NDArray[np.intp]]:
+    def source_rows(self, name: str) -> tuple[SplitIndex, npt.NDArray[np.uint32]]:
         """Return the index of an entry's split, and the rows of its conversations there."""
         source = next(source for source in self.sources if source.entry.name == name)
         return source.index, source.rows
@@ -302,24 +302,31 @@ class Stream:
         held_out: float,
     ) -> list[MixSource]:
         indexes: dict[tuple[str, str], SplitIndex] = {}
+        allowed: dict[tuple[str, str], npt.NDArray[np.bool_]] = {}
+        aside: dict[tuple[str, str], npt.NDArray[np.bool_]] = {}
         sources: list[MixSource] = []
         for entry in self.mix:
             split = (entry.dataset, entry.split)
             if split not in indexes:
-                indexes[split] = open_split(root, *split)
-                self.roots["/".join(split)] = indexes[split].merkle_root
+                index = indexes[split] = open_split(root, *split)
+                self.roots["/".join(split)] = index.merkle_root
+                if len(natives) or len(sha256s):
+                    is_allowed = ~index.is_any_of(natives, sha256s)
+                    allowed[split] = is_allowed[index.conversation_sample]
+                if chosen is not None:
+                    is_chosen = chosen.of(index)
+                    allowed[split] = is_chosen & allowed.get(split, is_chosen)
+                if held_out:
+                    aside[split] = index.is_held_out(held_out)[index.conversation_sample]
             index = indexes[split]
             is_kept = index.is_task(entry.tasks)
-            if len(natives) or len(sha256s):
-                is_kept &= ~index.is_any_of(natives, sha256s)[index.conversation_sample]
-            if chosen is not None:
-                is_kept &= chosen.of(index)
-            aside = np.zeros(0, dtype=np.intp)
+            if split in allowed:
+                is_kept &= allowed[split]
+            rests = np.zeros(0, dtype=np.uint32)
             if held_out:
-                is_aside = index.is_held_out(held_out)[index.conversation_sample]
-                aside = np.flatnonzero(is_kept & is_aside)
-                is_kept &= ~is_aside
-            rows = np.flatnonzero(is_kept)
+                rests = rows_where(is_kept & aside[split])
+                is_kept &= ~aside[split]
+            rows = rows_where(is_kept)
             if not len(rows):
                 there = sorted({index.tasks[code] for code in np.unique(index.conversation_task)})
                 raise UsageError(
@@ -327,7 +334,7 @@ class Stream:
                     hint=f"its tasks: {', '.join(there) or 'none'}; exclusions, `where` and "
                     "`held_out` count too",
                 )
-            sources.append(MixSource(entry, index, rows, aside))
+            sources.append(MixSource(entry, index, rows, rests))
         return sources
 
     def _make_order(self) -> Order:

@@ -19,6 +19,8 @@ from shards import merkle
 from shards.atomic import replacing, start_writing_back, write_parts
 
 BLOCK_BYTES = tarfile.BLOCKSIZE
+#: Room for a member's name in its header.
+NAME_BYTES = 100
 #: Members are gathered until they are this much, then written at once.
 _WRITE_BYTES = 1024 * 1024
 _EXTENSION = re.compile(r"[a-z0-9]+")
@@ -26,7 +28,6 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 # A ustar header, taken apart. In the sum of its bytes the checksum itself counts as eight blanks.
 _ZEROS = b"\0" * BLOCK_BYTES
-_NAME_BYTES = 100
 _MAX_LENGTH = 0o77777777777
 _TEMPLATE = tarfile.TarInfo("").tobuf(tarfile.USTAR_FORMAT)
 _MODE_AND_OWNER = _TEMPLATE[100:124]
@@ -106,14 +107,14 @@ def write_shard(tar_path: Path, entries: Iterable[tuple[Sample, bytes, str]]) ->
 def member_header(name: str, length: int) -> bytes:
     """Return a member's 512-byte ustar header: mode 0644, owner and time 0, no names of people."""
     raw_name = name.encode()
-    if len(raw_name) > _NAME_BYTES or length > _MAX_LENGTH:
+    if len(raw_name) > NAME_BYTES or length > _MAX_LENGTH:
         info = tarfile.TarInfo(name)
         info.size = length
         return info.tobuf(tarfile.USTAR_FORMAT)
     # What `tarfile` would write, by hand: that took a quarter of a small sample's time.
     digits = b"%011o" % length
     total = b"%06o\0" % (_FIXED_SUM + sum(raw_name) + sum(digits))
-    filling = _ZEROS[len(raw_name) : _NAME_BYTES]
+    filling = _ZEROS[len(raw_name) : NAME_BYTES]
     return b"".join((raw_name, filling, _MODE_AND_OWNER, digits, _TIME, total, _AFTER_SUM))
 
 

@@ -4,6 +4,7 @@ A picture and its boxes go through one function together. Tokens come with a mas
 words, from the chat template's generation marks.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -126,6 +127,7 @@ class RoikitProcessor(ProcessorMixin):
         )
         ids: list[int] = []
         mask: list[bool] = []
+        starts = [first for first, _ in spans[0]]  # spans ascend and do not overlap
         for piece, start, guarded in _pieces(texts[0], rendered.guarded):
             encoding = self.tokenizer(
                 piece,
@@ -138,10 +140,15 @@ class RoikitProcessor(ProcessorMixin):
             ):
                 # a guarded piece lies wholly inside one message: its start decides for all of it
                 place = start if guarded else start + first
-                spoken = any(a <= place < b for a, b in spans[0])
+                before = bisect_right(starts, place)
+                spoken = before > 0 and place < spans[0][before - 1][1]
                 count = self._expansion(token)
-                ids += [token] * count
-                mask += [spoken] * count
+                if count == 1:
+                    ids.append(token)
+                    mask.append(spoken)
+                else:
+                    ids += [token] * count
+                    mask += [spoken] * count
         return Encoded(input_ids=ids, assistant_mask=mask, region_order=rendered.region_order)
 
     def _expansion(self, token: int) -> int:

@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from roikit.errors import CorruptSampleError, UsageError
-from shards.index import native_hash, short_hash
+from shards.index import native_hash, rows_where, short_hash
+from shards.mix import TRAINING_TASKS
 from shards.read import iter_samples, open_split
 
 
@@ -56,3 +59,37 @@ def test_any_arrow_reader_opens_it(tmp_path, make_split):
     table = pa.ipc.open_file(str(path)).read_all()
     assert table.num_rows == info.conversations
     assert table.schema.metadata[b"merkle_root"].decode() == info.merkle_root
+
+
+def test_pictures_are_found_among_many_hashes(tmp_path, make_split):
+    make_split(tmp_path)
+    index = open_split(tmp_path, "made", "train")
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 2**64, 600_000, dtype=np.uint64)
+    hashes[[0, 1]] = 0, 2**64 - 1
+    # hits, misses with the same first bits as an entry, and numbers that lie outside all entries
+    wanted = np.concatenate([hashes[::1000], hashes[5::3000] ^ np.uint64(1), hashes[:2]])
+    many = replace(index, native_hash=hashes, image_hash=hashes[::-1])
+    nothing = np.zeros(0, dtype=np.uint64)
+    by_id, by_bytes = many.is_any_of(wanted, nothing), many.is_any_of(nothing, wanted)
+    assert (by_id == np.isin(hashes, wanted)).all()
+    assert (by_bytes == by_id[::-1]).all()
+    assert (many.is_any_of(wanted, wanted) == by_id | by_bytes).all()
+    assert not many.is_any_of(nothing, nothing).any()
+
+
+def test_rows_of_a_mask_are_numpys():
+    rng = np.random.default_rng(0)
+    for length in (0, 1, 600_000):
+        mask = rng.random(length) < 0.3
+        rows = rows_where(mask)
+        assert rows.dtype == np.uint32
+        assert (rows == np.flatnonzero(mask)).all()
+
+
+def test_each_choice_of_tasks_finds_what_it_names(tmp_path, make_split):
+    make_split(tmp_path)
+    index = open_split(tmp_path, "made", "train")
+    names = np.array(index.tasks)[index.conversation_task]
+    for tasks in (("choice",), TRAINING_TASKS, index.tasks, (), ("dialogue", "caption")):
+        assert (index.is_task(tasks) == np.isin(names, tasks)).all()

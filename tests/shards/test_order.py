@@ -1,3 +1,4 @@
+import hashlib
 from collections import Counter
 from itertools import permutations
 
@@ -20,6 +21,8 @@ GOLDEN = [
     [(1, 1), (1, 2), (0, 2), (1, 1), (0, 0), (1, 0), (1, 0), (0, 1), (1, 2), (0, 3), (0, 4)],
     [(0, 4), (1, 1), (0, 2), (1, 0), (0, 3), (1, 0), (0, 1), (1, 2), (0, 0), (1, 2), (1, 1)],
 ]
+
+GOLDEN_DIGEST = "59fca8b452d5d4fcf612901ee26115a4e3bfa1737f2b34a6d9a6dee405769f19"
 
 
 def make(drawn, seed):
@@ -105,6 +108,22 @@ def test_the_order_is_frozen():
     assert order.quotas == (5, 6)
     epochs = [[order.locate(epoch, position) for position in range(11)] for epoch in (0, 1)]
     assert epochs == GOLDEN
+
+
+def test_the_order_of_long_and_uneven_mixtures_is_frozen():
+    mixtures = [
+        ([100_000, 3_000_000, 777], [1.0, 0.5, 2.0], 3),
+        ([64] * 9, [1.0] * 9, 1),
+        ([20_000_017], [0.3], 2**63),
+        ([10, 1000, 5], [3.3, 0.1, 0.7], 5),
+    ]
+    digest = hashlib.sha256()
+    for lengths, weights, seed in mixtures:
+        order = Order(lengths, weights, seed)
+        for epoch in (0, 7):
+            for position in range(0, len(order), len(order) // 100 + 1):
+                digest.update(repr(order.locate(epoch, position)).encode())
+    assert digest.hexdigest() == GOLDEN_DIGEST
 
 
 def test_seeds_and_epochs_give_different_orders():

@@ -1,3 +1,5 @@
+import tarfile
+
 import pytest
 
 from roikit.errors import CorruptSampleError, UsageError
@@ -66,3 +68,15 @@ def test_more_shards_than_may_be_open_are_read_all_the_same(tmp_path, make_split
     for row in [0, 1, 2, 3, 4, 0, 2]:
         assert reader.read(index, row)[0].key == f"made-train-00000000{row}"
         assert len(reader._open) <= 2
+
+
+def test_a_header_that_another_writer_of_tars_made_is_read(tmp_path, make_split):
+    make_split(tmp_path)
+    tar = tmp_path / "made" / "train" / "made-train-000000.tar"
+    expected = list(iter_samples(tmp_path, "made", "train"))
+    content = tar.read_bytes()
+    info = tarfile.TarInfo.frombuf(content[:512], "utf-8", "strict")
+    info.mtime, info.uname = 1_700_000_000, "someone"
+    damage(tar, 0, info.tobuf(tarfile.USTAR_FORMAT))
+    assert tar.read_bytes() != content
+    assert list(iter_samples(tmp_path, "made", "train")) == expected
