@@ -7,7 +7,7 @@ shards, for `roikit train` and for whatever trains several stages in a row.
 import logging
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from roikit.config import Recipe
 from roikit.errors import UsageError
@@ -18,6 +18,8 @@ from shards.commit import list_datasets
 from shards.kept_clean import KeptClean, resolve
 from shards.mix import parse_mix
 from shards.read import iter_samples
+from shards.selection import choose_conversations
+from shards.steps import Steps
 from shards.stream import Stream
 
 log = logging.getLogger(__name__)
@@ -34,6 +36,9 @@ def run_stage(
     out: Path,
     start: Path | None = None,
     device: str = "auto",
+    workers: int = 0,
+    on_bad: Literal["raise", "quarantine"] = "raise",
+    max_bad: int = 100,
     overwrite: bool = False,
     on_step: "Callable[[StepReport], None] | None" = None,
     on_start: Callable[[int, int], None] | None = None,
@@ -46,6 +51,10 @@ def run_stage(
         out: the run's folder.
         start: the run or model to start from; None builds a new model.
         device: `auto` or a torch device.
+        workers: processes that read ahead; 0 reads in this one.
+        on_bad: `raise` where a sample cannot be read, or `quarantine`: put the next one of its
+            source in its place.
+        max_bad: samples that may be quarantined.
         overwrite: throw an earlier run in `out` away.
         on_step: called after each step.
         on_start: called once with (steps taken before, steps of the whole run).
@@ -57,18 +66,25 @@ def run_stage(
     """
     from roikit.train.run import train_stage
 
-    stream, kept = open_stream(recipe, shards)
+    stream, kept = open_stream(recipe, shards, on_bad=on_bad, max_bad=max_bad)
     if kept.unresolved:
         log.warning("%s", unresolved_text(kept))
     excluded = kept.identities
     return train_stage(
         recipe,
-        stream=stream,
+        source=Steps(
+            stream,
+            batch_size=recipe.run.batch_size,
+            micro_batch=recipe.run.micro_batch,
+            layout=recipe.run.layout,
+            max_tokens=recipe.run.max_tokens,
+        ),
         out=out,
         start=start,
         texts=lambda: training_texts(shards, frozenset(excluded)),
         data={
             "mix": recipe.run.mix,
+            "where_sha256": stream.chosen_sha256,
             "splits": stream.roots,
             "kept_clean": {
                 "sha256": excluded_sha256(excluded),
@@ -77,13 +93,20 @@ def run_stage(
         },
         excluded=excluded,
         device=device,
+        workers=workers,
         overwrite=overwrite,
         on_step=on_step,
         on_start=on_start,
     )
 
 
-def open_stream(recipe: Recipe, shards: Path) -> tuple[Stream, KeptClean]:
+def open_stream(
+    recipe: Recipe,
+    shards: Path,
+    *,
+    on_bad: Literal["raise", "quarantine"] = "raise",
+    max_bad: int = 100,
+) -> tuple[Stream, KeptClean]:
     """Open a recipe's mixture without the pictures of the benchmarks that it keeps clean.
 
     Raises:
@@ -95,10 +118,17 @@ def open_stream(recipe: Recipe, shards: Path) -> tuple[Stream, KeptClean]:
             hint=f"give it: --set {recipe.stage}.mix=vcr:reasoning-single=2,vg=1",
         )
     kept = resolve(shards, recipe.keep_clean)
+    mix = parse_mix(recipe.run.mix)
+    where = recipe.run.where
+    splits = {(entry.dataset, entry.split) for entry in mix}
     stream = Stream(
         shards,
-        parse_mix(recipe.run.mix),
+        mix,
         seed=recipe.seed,
+        on_bad=on_bad,
+        max_bad=max_bad,
+        chosen=choose_conversations(shards, splits, where) if where else None,
+        held_out=recipe.run.held_out,
         exclude_native_ids=kept.native_ids,
         exclude_sha256s=kept.sha256s,
     )

@@ -6,8 +6,8 @@ seed, the conversation and the epoch, so a batch depends only on its examples.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -37,24 +37,24 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """Rows padded to one length; what a step needs."""
+    """Rows filled up to one length; what a device takes at once.
+
+    N conversations lie in B rows: as many, or fewer where some share a row.
+    """
 
     input_ids: Tensor  #: (B, T)
-    attention_mask: Tensor  #: (B, T)
+    attention_mask: Tensor | None  #: (B, T); None where conversations share rows
+    position_ids: Tensor | None  #: (B, T), from 0 in each conversation; None where none share a row
     labels: Tensor  #: (B, T)
-    pixels: Tensor  #: (B, 3, S, S) uint8
+    pixels: Tensor  #: (N, 3, S, S) uint8
     region_boxes: Tensor  #: (R, 4)
-    region_image_index: Tensor  #: (R,)
-    keys: tuple[str, ...]
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens, padding not counted."""
-        return int(self.attention_mask.sum())
+    region_image_index: Tensor  #: (R,) into the N pictures
+    num_tokens: int  #: padding not counted
+    keys: tuple[str, ...]  #: N samples
 
     @property
     def num_labels(self) -> int:
-        """Tokens that the loss counts: the first of a row has nothing before it."""
+        """Tokens that the loss counts: the first of a conversation has nothing before it."""
         return int((self.labels[:, 1:] != -100).sum())
 
 
@@ -177,46 +177,55 @@ def _fit(
     return None
 
 
-def collate(rows: Sequence[Row], *, pad_token_id: int) -> Batch:
-    """Pad rows on the right and stack them.
+def collate(rows: Sequence[Sequence[Row]], *, pad_token_id: int) -> Batch:
+    """Put conversations into rows, one after the other, and fill the rows up on the right.
+
+    Args:
+        rows: the conversations of each row. Where one holds several, each sees itself alone: their
+            positions start at 0, and what fills a row up is one more of them, without labels.
+        pad_token_id: fills rows up.
 
     Raises:
-        RoikitError: no rows.
+        RoikitError: no rows, or an empty one.
     """
-    if not rows:
-        raise RoikitError("batch: expected at least one row, got none")
-    longest = max(len(row.input_ids) for row in rows)
+    if not rows or not all(rows):
+        raise RoikitError("batch: expected at least one row and one conversation in each")
+    lengths = [sum(len(one.input_ids) for one in row) for row in rows]
+    longest = max(lengths)
     input_ids = torch.full((len(rows), longest), pad_token_id, dtype=torch.long)
     labels = torch.full((len(rows), longest), -100, dtype=torch.long)
-    mask = torch.zeros((len(rows), longest), dtype=torch.long)
+    positions = torch.zeros((len(rows), longest), dtype=torch.long)
     for i, row in enumerate(rows):
-        length = len(row.input_ids)
-        input_ids[i, :length] = torch.tensor(row.input_ids)
-        labels[i, :length] = torch.tensor(row.labels)
-        mask[i, :length] = 1
-    index = [i for i, row in enumerate(rows) for _ in range(len(row.boxes_R4))]
+        end = 0
+        for one in row:
+            start, end = end, end + len(one.input_ids)
+            input_ids[i, start:end] = torch.tensor(one.input_ids)
+            # what came before is another conversation: nothing predicts the first token
+            labels[i, start + 1 : end] = torch.tensor(one.labels[1:])
+            positions[i, start:end] = torch.arange(end - start)
+        positions[i, end:] = torch.arange(longest - end)
+    is_packed = any(len(row) > 1 for row in rows)
+    mask = (torch.arange(longest) < torch.tensor(lengths)[:, None]).long()
+    flat = [one for row in rows for one in row]
+    index = [i for i, one in enumerate(flat) for _ in range(len(one.boxes_R4))]
     return Batch(
         input_ids=input_ids,
-        attention_mask=mask,
+        attention_mask=None if is_packed else mask,
+        position_ids=positions if is_packed else None,
         labels=labels,
-        pixels=torch.stack([row.pixels_3SS for row in rows]),
-        region_boxes=torch.cat([row.boxes_R4 for row in rows]),
+        pixels=torch.stack([one.pixels_3SS for one in flat]),
+        region_boxes=torch.cat([one.boxes_R4 for one in flat]),
         region_image_index=torch.tensor(index, dtype=torch.long),
-        keys=tuple(row.key for row in rows),
+        num_tokens=sum(lengths),
+        keys=tuple(one.key for one in flat),
     )
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The same batch with its tensors on `device`."""
-    tensors = {
-        name: getattr(batch, name).to(device, non_blocking=True)
-        for name in (
-            "input_ids",
-            "attention_mask",
-            "labels",
-            "pixels",
-            "region_boxes",
-            "region_image_index",
-        )
+    moved: dict[str, Any] = {
+        f.name: value.to(device, non_blocking=True)
+        for f in fields(batch)
+        if isinstance(value := getattr(batch, f.name), Tensor)
     }
-    return replace(batch, **tensors)
+    return replace(batch, **moved)

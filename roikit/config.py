@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from roikit.errors import UsageError
 
@@ -109,7 +109,9 @@ class StageRecipe:
     epochs: float = 1.0  #: passes over the mixture, where `steps` is 0
     batch_size: int = 8  #: conversations a step, over all processes together
     micro_batch: int = 0  #: conversations at once on a device; 0: all of its share of a step
-    layout: str = "plain"  #: how a step's conversations lie in rows: `plain`, `packed`, `grouped`
+    layout: Literal["plain", "packed", "grouped"] = (
+        "plain"  #: how a step's conversations lie in rows: `plain`, `packed`, `grouped`
+    )
     optimizer: str = "adamw"  #: `adamw`, or `muon` for matrices with AdamW for the rest
     lr: float = 2e-5  #: peak learning rate of AdamW
     lr_muon: float = 0.02  #: peak learning rate of Muon

@@ -21,7 +21,9 @@ BENCHMARKS_DIR = "benchmarks"
 MANIFEST_NAME = "manifest.duckdb"
 
 _DATASET = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+]*(-[A-Za-z0-9_+]+)*")
-_KEY = re.compile(r"(?P<prefix>.+)-(?P<number>\d{9})")
+#: Digits that a key ends in.
+KEY_DIGITS = 9
+_KEY = re.compile(rf"(?P<prefix>.+)-(?P<number>\d{{{KEY_DIGITS}}})")
 
 
 def check_name(name: str, what: str) -> str:
@@ -48,7 +50,7 @@ def shard_stem(dataset: str, split: str, index: int) -> str:
 
 def sample_key(dataset: str, split: str, number: int) -> str:
     """Return a sample's key: `vcr-train-000000042`. Numbers ascend; some may be missing."""
-    return f"{split_prefix(dataset, split)}-{number:09d}"
+    return f"{split_prefix(dataset, split)}-{number:0{KEY_DIGITS}d}"
 
 
 def is_key(text: str) -> bool:

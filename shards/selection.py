@@ -3,14 +3,21 @@
 Names and SQL go in, committed splits and samples' keys come out. Nothing here opens a shard.
 """
 
-from collections.abc import Collection, Sequence
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import duckdb
+import numpy as np
+import numpy.typing as npt
 
 from roikit.errors import UsageError
 from roikit.sample import TASKS
 from shards.commit import DatasetInfo, list_datasets
+from shards.index import SplitIndex
+from shards.layout import KEY_DIGITS
 from shards.manifest import connect, nothing_committed
 
 
@@ -90,12 +97,76 @@ def choose_samples(
         conditions.append(f"({where}\n)")  # the line's end ends a comment inside it
     sql = f"SELECT key FROM samples WHERE {' AND '.join(conditions)}"
     sql += " ORDER BY md5($seed || ' ' || key) LIMIT $limit"
+    hint = "a condition on the table `samples`, as in `width > 640 and num_regions > 3`"
+    keys: list[str] = _columns(root, sql, parameters, hint)["key"].tolist()
+    return keys
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chosen:
+    """Conversations that a condition on the manifest holds for."""
+
+    #: by (dataset, split): samples' numbers and places among their conversations, ascending
+    places: Mapping[tuple[str, str], tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]
+    sha256: str  #: of all of these
+
+    def of(self, index: SplitIndex) -> npt.NDArray[np.bool_]:
+        """Return, for each conversation of a split, whether it is chosen."""
+        found = np.zeros(len(index.conversation_sample), dtype=np.bool_)
+        numbers, ordinals = self.places.get((index.dataset, index.split), ((), ()))
+        samples = np.searchsorted(index.number, numbers)
+        # the conversations of a sample stand together, in their order
+        found[np.searchsorted(index.conversation_sample, samples) + ordinals] = True
+        return found
+
+
+def choose_conversations(
+    root: Path | str, splits: Collection[tuple[str, str]], where: str
+) -> Chosen:
+    """Find the conversations for which an SQL condition holds.
+
+    Args:
+        root: the shards' root folder.
+        splits: (dataset, split) that they may come from.
+        where: a condition on the columns of the manifest's tables `conversations` and `samples`,
+            joined: `task = 'caption' and answer_words > 3 and width > 640`.
+
+    Raises:
+        UsageError: the manifest is missing or out of date, or the condition is wrong.
+    """
+    sql = f"""
+        SELECT dataset, split, right(key, {KEY_DIGITS})::BIGINT AS sample,
+            number::BIGINT - 1 AS ordinal
+        FROM conversations JOIN samples USING (dataset, split, key)
+        WHERE (dataset || '@' || split) IN (SELECT unnest($splits)) AND ({where}
+        ) ORDER BY ALL"""
+    hint = (
+        "a condition on the tables `conversations` and `samples`, as in "
+        "`task = 'caption' and answer_words > 3 and width > 640`"
+    )
+    parameters = {"splits": [f"{dataset}@{split}" for dataset, split in splits]}
+    columns = _columns(root, sql, parameters, hint)
+    places = {}
+    whole = hashlib.sha256()
+    for dataset, split in sorted(splits):
+        is_here = (columns["dataset"] == dataset) & (columns["split"] == split)
+        places[dataset, split] = columns["sample"][is_here], columns["ordinal"][is_here]
+        whole.update(f"{dataset}@{split} {is_here.sum()}\n".encode())
+        for column in places[dataset, split]:
+            whole.update(column.astype("<i8").tobytes())
+    return Chosen(places=places, sha256=whole.hexdigest())
+
+
+def _columns(
+    root: Path | str, sql: str, parameters: dict[str, Any], hint: str
+) -> dict[str, npt.NDArray[Any]]:
+    """Return the columns of one query that holds a user's condition."""
     with connect(root) as connection:
         try:
             if len(connection.extract_statements(sql)) != 1:
                 raise UsageError("`--where`: expected a condition, got several statements")
-            return [row[0] for row in connection.execute(sql, parameters).fetchall()]
+            columns: dict[str, npt.NDArray[Any]] = connection.execute(sql, parameters).fetchnumpy()
+            return columns
         except duckdb.Error as error:
             said = str(error).partition("\n")[0]
-            hint = "a condition on the table `samples`, as in `width > 640 and num_regions > 3`"
             raise UsageError(f"`--where`: {said}", hint=hint) from error

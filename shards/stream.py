@@ -10,12 +10,12 @@ import hashlib
 import json
 import logging
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,24 +25,39 @@ from roikit.sample import Example
 from shards.commit import load_dataset
 from shards.index import SplitIndex, native_hash, open_index, short_hash
 from shards.mix import MixEntry, parse_mix
-from shards.order import ORDER_VERSION, Order
+from shards.order import ORDER_VERSION, Order, permute
 from shards.read import ShardReader
+from shards.selection import Chosen
 
 __all__ = ["MixEntry", "Order", "Stream", "parse_mix"]
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
-class _Source:
+class MixSource:
     """One entry of the mixture: the conversations it stands for."""
 
     entry: MixEntry
     index: SplitIndex
     rows: npt.NDArray[np.intp]  #: conversations, as rows of the index
+    held_out: npt.NDArray[np.intp]  #: those of pictures that are held out
 
     def __len__(self) -> int:
         return len(self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Which conversation stands at a place; known without reading it."""
+
+    place: int  #: counted through all epochs
+    source: int  #: index into the stream's sources
+    row: int  #: of the split's conversations
+    passes: int  #: how often its source was gone through before
+    number: int  #: draws made from the source before this one
 
 
 class Stream:
@@ -64,6 +79,9 @@ class Stream:
         max_bad: how many different samples may be quarantined before an error is raised after all.
         exclude_native_ids: pictures to leave out, by native id.
         exclude_sha256s: pictures to leave out, by the SHA-256 of their bytes, in hex.
+        chosen: the conversations to draw from, where not all; see `shards/selection.py`.
+        held_out: share of the pictures that never comes, 0 to below 1: chosen by a hash of their
+            native ids, so that a photograph is held out of every dataset or of none.
 
     Raises:
         UsageError: no such committed split, an entry without conversations, or impossible ranks.
@@ -82,6 +100,8 @@ class Stream:
         max_bad: int = 100,
         exclude_native_ids: Collection[str] = (),
         exclude_sha256s: Collection[str] = (),
+        chosen: Chosen | None = None,
+        held_out: float = 0.0,
     ) -> None:
         if not 0 <= rank < world_size:
             raise UsageError(f"stream: expected 0 <= rank < {world_size}, got {rank}")
@@ -101,9 +121,12 @@ class Stream:
         self._reader = ShardReader()
         natives = np.array([native_hash(x) for x in exclude_native_ids], dtype=np.uint64)
         sha256s = np.array([short_hash(x) for x in exclude_sha256s], dtype=np.uint64)
-        self._sources = self._open_sources(Path(root), natives, sha256s)
+        self.sources = self._open_sources(Path(root), natives, sha256s, chosen, held_out)
         excluded = sorted({*exclude_native_ids, *exclude_sha256s})
-        self.fingerprint = _fingerprint(self.roots, self.mix, excluded)
+        #: Hash of the conversations chosen; None where all are.
+        self.chosen_sha256 = chosen.sha256 if chosen is not None else None
+        left_out = [held_out, self.chosen_sha256]
+        self.fingerprint = _fingerprint(self.roots, self.mix, excluded, left_out)
         self._seed = seed
         self._order = self._make_order()
         #: Positions handed out by all ranks together since the run began.
@@ -122,12 +145,12 @@ class Stream:
     @property
     def source_lengths(self) -> dict[str, int]:
         """Conversations of each entry of the mixture, by its name."""
-        return {source.entry.name: len(source) for source in self._sources}
+        return {source.entry.name: len(source) for source in self.sources}
 
     @property
     def source_quotas(self) -> dict[str, int]:
         """Positions an epoch gives to each entry of the mixture, by its name."""
-        names = (source.entry.name for source in self._sources)
+        names = (source.entry.name for source in self.sources)
         return dict(zip(names, self._order.quotas, strict=True))
 
     def state_dict(self) -> dict[str, Any]:
@@ -164,25 +187,78 @@ class Stream:
             CorruptSampleError: its bytes are damaged (and `on_bad` is `raise`, or `max_bad` is
                 spent).
         """
-        source_index, draw = self._order.draw(epoch, position)
-        source = self._sources[source_index]
-        for attempt in range(len(source)):
-            row = int(source.rows[self._order.row(source_index, draw + attempt)])
-            sample_row = int(source.index.conversation_sample[row])
+        return self.read(epoch * self.epoch_length + position, lambda example: example)
+
+    def draw(self, place: int) -> Draw:
+        """Return which conversation stands at a place, counted through all epochs."""
+        source, number = self._order.draw(*divmod(place, self.epoch_length))
+        return self._draw(place, source, number)
+
+    def _draw(self, place: int, source: int, number: int) -> Draw:
+        rows = self.sources[source].rows
+        row = int(rows[self._order.row(source, number)])
+        return Draw(place, source, row, number // len(rows), number)
+
+    def read(self, place: int, use: Callable[[Example], T]) -> T:
+        """Return what `use` makes of the example at a place, counted through all epochs.
+
+        Args:
+            place: any, from 0.
+            use: may raise `CorruptSampleError` itself, as for a picture that does not decode.
+
+        Raises:
+            CorruptSampleError: it is damaged (and `on_bad` is `raise`, or `max_bad` is spent).
+        """
+        first = draw = self.draw(place)
+        source = self.sources[first.source]
+        while draw.number - first.number < len(source):
             try:
-                sample, image_bytes = self._reader.read(source.index, sample_row)
+                return use(self._example(draw))
             except CorruptSampleError as error:
+                sample_row = int(source.index.conversation_sample[draw.row])
                 self._quarantine(source, sample_row, error)
-                continue
-            return Example(
-                sample=sample,
-                conversation=sample.conversations[source.index.conversation_ordinal[row]],
-                image_bytes=image_bytes,
-                position=position,
-                epoch=epoch,
-                source=source.entry.name,
-            )
+            draw = self._draw(place, draw.source, draw.number + 1)
         raise CorruptSampleError(f"`{source.entry.name}`: no readable sample is left")
+
+    def _example(self, draw: Draw) -> Example:
+        source = self.sources[draw.source]
+        epoch, position = divmod(draw.place, self.epoch_length)
+        return self._read(source, draw.row, epoch=epoch, position=position, passes=draw.passes)
+
+    def _read(
+        self, source: MixSource, row: int, *, epoch: int, position: int, passes: int
+    ) -> Example:
+        index = source.index
+        sample, image_bytes = self._reader.read(index, int(index.conversation_sample[row]))
+        ordinal = int(index.conversation_ordinal[row])
+        return Example(
+            sample=sample,
+            conversation=sample.conversations[ordinal],
+            image_bytes=image_bytes,
+            position=position,
+            epoch=epoch,
+            source=source.entry.name,
+            ordinal=ordinal,
+            passes=passes,
+        )
+
+    def held_out_examples(self, limit: int) -> list[Example]:
+        """Read conversations of the pictures held out: the same ones whatever the seed.
+
+        Args:
+            limit: at most so many, shared among the sources as an epoch is.
+
+        Raises:
+            CorruptSampleError: one is damaged.
+        """
+        found: list[Example] = []
+        for source, quota in zip(self.sources, self._order.quotas, strict=True):
+            rows = source.held_out
+            count = min(len(rows), max(1, limit * quota // self.epoch_length))
+            for i in range(count):
+                row = int(rows[permute(i, len(rows), 0)])
+                found.append(self._read(source, row, epoch=0, position=i, passes=0))
+        return found[:limit]
 
     def __iter__(self) -> Iterator[Example]:
         if self.prefetch < 1:
@@ -214,10 +290,15 @@ class Stream:
             place += self.world_size
 
     def _open_sources(
-        self, root: Path, natives: npt.NDArray[np.uint64], sha256s: npt.NDArray[np.uint64]
-    ) -> list[_Source]:
+        self,
+        root: Path,
+        natives: npt.NDArray[np.uint64],
+        sha256s: npt.NDArray[np.uint64],
+        chosen: Chosen | None,
+        held_out: float,
+    ) -> list[MixSource]:
         indexes: dict[tuple[str, str], SplitIndex] = {}
-        sources: list[_Source] = []
+        sources: list[MixSource] = []
         for entry in self.mix:
             split = (entry.dataset, entry.split)
             if split not in indexes:
@@ -228,21 +309,31 @@ class Stream:
             is_kept = index.is_task(entry.tasks)
             if len(natives) or len(sha256s):
                 is_kept &= ~index.is_any_of(natives, sha256s)[index.conversation_sample]
+            if chosen is not None:
+                is_kept &= chosen.of(index)
+            aside = np.zeros(0, dtype=np.intp)
+            if held_out:
+                # a native id's hash is uniform: below this number lies that share of the pictures
+                is_aside = index.native_hash < np.uint64(held_out * 2**64)
+                is_aside = is_aside[index.conversation_sample]
+                aside = np.flatnonzero(is_kept & is_aside)
+                is_kept &= ~is_aside
             rows = np.flatnonzero(is_kept)
             if not len(rows):
                 there = sorted({index.tasks[code] for code in np.unique(index.conversation_task)})
                 raise UsageError(
                     f"mix: `{entry.name}`: no conversation is left to train on",
-                    hint=f"its tasks: {', '.join(there) or 'none'}; exclusions count too",
+                    hint=f"its tasks: {', '.join(there) or 'none'}; exclusions, `where` and "
+                    "`held_out` count too",
                 )
-            sources.append(_Source(entry, index, rows))
+            sources.append(MixSource(entry, index, rows, aside))
         return sources
 
     def _make_order(self) -> Order:
-        lengths = [len(source) for source in self._sources]
-        return Order(lengths, [source.entry.weight for source in self._sources], self._seed)
+        lengths = [len(source) for source in self.sources]
+        return Order(lengths, [source.entry.weight for source in self.sources], self._seed)
 
-    def _quarantine(self, source: _Source, sample_row: int, error: CorruptSampleError) -> None:
+    def _quarantine(self, source: MixSource, sample_row: int, error: CorruptSampleError) -> None:
         """Record a bad sample; raise its error if asked to, or once the budget is spent."""
         if self.on_bad == "raise":
             raise error
@@ -258,8 +349,14 @@ class Stream:
                 logger.warning("quarantined `%s`: %s", key, error)
 
 
-def _fingerprint(roots: dict[str, str], mix: Sequence[MixEntry], excluded: Sequence[str]) -> str:
+def _fingerprint(
+    roots: dict[str, str],
+    mix: Sequence[MixEntry],
+    excluded: Sequence[str],
+    left_out: Sequence[Any],
+) -> str:
     """Return a hash of everything but the seed that the order depends on."""
     entries = [[entry.name, entry.weight] for entry in mix]
-    text = json.dumps([ORDER_VERSION, sorted(roots.items()), entries, list(excluded)])
+    parts = [ORDER_VERSION, sorted(roots.items()), entries, list(excluded), *left_out]
+    text = json.dumps(parts)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,14 +1,22 @@
-"""Batches ahead of the step loop, each with the stream's state after it.
+"""What each optimiser step needs, read ahead of the step loop.
 
-A thread decodes and encodes while the model computes. What it has read ahead is not lost on a stop:
-the state that is saved is the one that came with the last batch trained on.
+A step's batches are a pure function of its number, so they may be made in the caller's thread, in a
+thread beside it or in processes of their own, and what was read ahead is not lost on a stop.
 """
 
+import multiprocessing
 import queue
+import signal
 import threading
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from types import FrameType
+from typing import Any, Protocol, TypeVar
+
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from roikit.batch import Batch, Row, collate, encode_example
 from roikit.config import StageRecipe
@@ -16,62 +24,151 @@ from roikit.errors import RoikitError
 from roikit.model.processing import RoikitProcessor
 from roikit.sample import Example
 
+T = TypeVar("T")
 
-class ExampleStream(Protocol):
-    """What training asks of its data: examples without end, and a position to come back to."""
+#: After SIGTERM a reading process goes on for so long: the trainer may want to finish its step.
+_GRACE_S = 60
+
+
+class StepSource(Protocol):
+    """What training asks of its data: which conversations a step holds, and what they are."""
 
     @property
     def epoch_length(self) -> int:
-        """Examples an epoch."""
+        """Conversations an epoch."""
         ...
 
-    def __iter__(self) -> Iterator[Example]:
-        """Examples from the current position on."""
+    @property
+    def quarantined(self) -> Mapping[str, str]:
+        """Samples that this process could not read, by key: why."""
         ...
 
-    def state_dict(self) -> dict[str, Any]:
-        """The position after the last example handed out."""
+    def state(self, step: int) -> dict[str, Any]:
+        """Return the position after so many steps, JSON-encodable."""
         ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to a position; refuses one of other data."""
+    def check(self, state: Mapping[str, Any]) -> None:
+        """Refuse a position of other data."""
+        ...
+
+    def micro_batches(self, step: int, *, rank: int, world_size: int) -> list[list[list[int]]]:
+        """Return a rank's micro-batches of rows of places: equally many on every rank."""
+        ...
+
+    def read(self, place: int, use: Callable[[Example], T]) -> T:
+        """Return what `use` makes of the example at a place."""
+        ...
+
+    def held_out(self, limit: int) -> list[Example]:
+        """Return at most so many conversations that are never trained on."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Feeding:
-    """One optimiser step's batches and where the stream stood after them."""
+    """One rank's part of an optimiser step, and where the data stands after the step."""
 
-    batches: tuple[Batch, ...]
+    batches: tuple[Batch | None, ...]  #: micro-batches; None where nothing is to learn from one
     state: dict[str, Any]
-    epoch: int  #: of the last example
-    skipped: int  #: examples with nothing to learn, so far in this run's process
+    epoch: int  #: that the step begins in
+    skipped: int  #: conversations of this part with nothing to learn
+    quarantined: dict[str, str]  #: samples found unreadable meanwhile, by key: why
+
+
+class StepReader(Dataset[Feeding]):
+    """Makes the batches of any step.
+
+    Args:
+        source: the data.
+        processor: the model's.
+        run: batch sizes and limits.
+        seed: of what is drawn from a conversation.
+        rank: whose part is made.
+        world_size: of how many.
+    """
+
+    def __init__(
+        self,
+        source: StepSource,
+        processor: RoikitProcessor,
+        run: StageRecipe,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.source = source
+        self.processor = processor
+        self.run = run
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self._told: set[str] = set()
+
+    def __getitem__(self, step: int) -> Feeding:
+        """Return what `step` (from 0) needs."""
+        batches: list[Batch | None] = []
+        skipped = 0
+        for micro_batch in self.source.micro_batches(
+            step, rank=self.rank, world_size=self.world_size
+        ):
+            rows = []
+            for places in micro_batch:
+                found = [self.source.read(place, self._encode) for place in places]
+                skipped += found.count(None)
+                rows.append([one for one in found if one is not None])
+            rows = [row for row in rows if row]
+            batches.append(
+                collate(rows, pad_token_id=self.processor.pad_token_id) if rows else None
+            )
+        new = {k: v for k, v in self.source.quarantined.items() if k not in self._told}
+        self._told.update(new)
+        return Feeding(
+            batches=tuple(batches),
+            state=self.source.state(step + 1),
+            epoch=step * self.run.batch_size // self.source.epoch_length,
+            skipped=skipped,
+            quarantined=new,
+        )
+
+    def _encode(self, example: Example) -> Row | None:
+        return encode_example(
+            example,
+            self.processor,
+            max_tokens=self.run.max_tokens,
+            max_exchanges=self.run.max_exchanges,
+            asked_together=self.run.asked_together,
+            seed=self.seed,
+        )
 
 
 def feed(
-    stream: ExampleStream,
-    processor: RoikitProcessor,
-    run: StageRecipe,
-    *,
-    seed: int,
-    steps: int,
-    ahead: int,
+    reader: StepReader, *, first: int, steps: int, workers: int = 0, ahead: int = 0
 ) -> Generator[Feeding, None, None]:
-    """Yield what each of the next `steps` optimiser steps needs.
+    """Yield what each of the steps `first` to `steps` - 1 needs, in order.
 
     Args:
-        stream: the examples.
-        processor: the model's.
-        run: batch sizes and limits.
-        seed: of what is drawn from independent lists.
-        steps: how many to yield.
-        ahead: steps to read ahead in a thread, whose errors are raised here and which ends when the
-            iterator is closed; 0 reads in the caller's thread, which is faster where the model
-            itself computes on the CPU (a step of `tiny` on two cores: 0.37 s against 0.50 s).
+        reader: makes the batches.
+        first: the step to begin with, from 0.
+        steps: all steps of the run.
+        workers: processes that read ahead, two steps each; 0 reads in this process.
+        ahead: without workers, steps to read ahead in a thread; 0 reads in the caller's thread,
+            which is faster where the model itself computes on the CPU (a step of `tiny` on two
+            cores: 0.37 s against 0.50 s).
+
+    Raises:
+        RoikitError: a worker was killed; or whatever reading raises.
     """
-    if ahead == 0:
-        yield from _feedings(stream, processor, run, seed, steps)
-        return
+    if workers:
+        return _from_processes(reader, first, steps, workers)
+    if ahead:
+        return _from_thread(reader, first, steps, ahead)
+    return (reader[step] for step in range(first, steps))
+
+
+def _from_thread(
+    reader: StepReader, first: int, steps: int, ahead: int
+) -> Generator[Feeding, None, None]:
     ready: queue.Queue[Feeding | BaseException] = queue.Queue(maxsize=ahead)
     closing = threading.Event()
 
@@ -85,8 +182,8 @@ def feed(
 
     def work() -> None:
         try:
-            for item in _feedings(stream, processor, run, seed, steps):
-                put(item)
+            for step in range(first, steps):
+                put(reader[step])
                 if closing.is_set():
                     return
         except BaseException as error:  # handed to the consumer, which raises it
@@ -95,7 +192,7 @@ def feed(
     thread = threading.Thread(target=work, name="roikit-feed", daemon=True)
     thread.start()
     try:
-        for _ in range(steps):
+        for _ in range(first, steps):
             item = ready.get()
             if isinstance(item, BaseException):
                 raise item
@@ -105,51 +202,88 @@ def feed(
         thread.join()
 
 
-def _feedings(
-    stream: ExampleStream, processor: RoikitProcessor, run: StageRecipe, seed: int, steps: int
-) -> Iterator[Feeding]:
-    examples = iter(stream)
-    skipped = 0
-    for _ in range(steps):
-        feeding = _next_feeding(examples, stream, processor, run, seed, skipped)
-        skipped = feeding.skipped
-        yield feeding
+def _from_processes(
+    reader: StepReader, first: int, steps: int, workers: int
+) -> Generator[Feeding, None, None]:
+    # forked, so that the index stays mapped once for all; they compute nothing on a device
+    methods = multiprocessing.get_all_start_methods()
+    loader = DataLoader(
+        _Parcels(reader),
+        batch_size=None,
+        sampler=range(first, steps),
+        num_workers=workers,
+        worker_init_fn=_outlive_signals,
+        multiprocessing_context="fork" if "fork" in methods else None,
+    )
+    parcels: Iterator[_Parcel | RoikitError] = iter(loader)
+    for _ in range(first, steps):
+        try:
+            parcel = next(parcels)
+        except RuntimeError as error:
+            if "worker" not in str(error):
+                raise
+            said = str(error).splitlines()[0]
+            raise RoikitError(
+                f"a process that reads training data ended: {said}",
+                hint="if the system killed it for memory, take fewer: --workers 2, or 0",
+            ) from error
+        if isinstance(parcel, RoikitError):
+            raise parcel
+        yield parcel.opened()
 
 
-def _next_feeding(
-    examples: Iterator[Example],
-    stream: ExampleStream,
-    processor: RoikitProcessor,
-    run: StageRecipe,
-    seed: int,
-    skipped: int,
-) -> Feeding:
-    batches = []
-    epoch = 0
-    micro_batch = run.micro_batch or run.batch_size
-    for start in range(0, run.batch_size, micro_batch):
-        rows: list[Row] = []
-        misses = 0
-        while len(rows) < min(micro_batch, run.batch_size - start):
-            example = next(examples)
-            row = encode_example(
-                example,
-                processor,
-                max_tokens=run.max_tokens,
-                max_exchanges=run.max_exchanges,
-                asked_together=run.asked_together,
-                seed=seed,
-            )
-            epoch = example.epoch
-            if row is None:
-                skipped += 1
-                misses += 1
-                if misses > 1000:
-                    raise RoikitError(
-                        f"{example.sample.key}: 1000 conversations in a row gave nothing to learn",
-                        hint="raise max_tokens, or look at the mixture with `roikit show KEY`",
-                    )
-                continue
-            rows.append(row)
-        batches.append(collate(rows, pad_token_id=processor.pad_token_id))
-    return Feeding(batches=tuple(batches), state=stream.state_dict(), epoch=epoch, skipped=skipped)
+class _Parcels(Dataset["_Parcel | RoikitError"]):
+    """Steps as they travel between processes: errors are handed over whole, not as tracebacks."""
+
+    def __init__(self, reader: StepReader) -> None:
+        self.reader = reader
+
+    def __getitem__(self, step: int) -> "_Parcel | RoikitError":
+        try:
+            return _Parcel.of(self.reader[step])
+        except RoikitError as error:
+            return error
+
+
+@dataclass(frozen=True, slots=True)
+class _Parcel:
+    """A feeding whose small tensors are numpy arrays.
+
+    A tensor that is sent takes a file descriptor, and many micro-batches would use them up.
+    """
+
+    feeding: Feeding
+    small: tuple[dict[str, npt.NDArray[Any]], ...]
+
+    @classmethod
+    def of(cls, feeding: Feeding) -> "_Parcel":
+        small: list[dict[str, npt.NDArray[Any]]] = []
+        batches: list[Batch | None] = []
+        for batch in feeding.batches:
+            tensors = {} if batch is None else _small_tensors(batch)
+            small.append({name: tensor.numpy() for name, tensor in tensors.items()})
+            empty: dict[str, Any] = dict.fromkeys(tensors)
+            batches.append(None if batch is None else replace(batch, **empty))
+        return cls(replace(feeding, batches=tuple(batches)), tuple(small))
+
+    def opened(self) -> Feeding:
+        batches: list[Batch | None] = []
+        for batch, arrays in zip(self.feeding.batches, self.small, strict=True):
+            tensors: dict[str, Any] = {name: torch.from_numpy(a) for name, a in arrays.items()}
+            batches.append(None if batch is None else replace(batch, **tensors))
+        return replace(self.feeding, batches=tuple(batches))
+
+
+def _small_tensors(batch: Batch) -> dict[str, Tensor]:
+    values = {f.name: getattr(batch, f.name) for f in fields(batch) if f.name != "pixels"}
+    return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+
+def _outlive_signals(worker: int) -> None:
+    """Leave Ctrl-C and the scheduler's SIGTERM to the trainer, which ends its readers itself."""
+
+    def give_grace(signum: int, frame: FrameType | None) -> None:
+        signal.alarm(_GRACE_S)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, give_grace)

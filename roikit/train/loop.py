@@ -72,21 +72,24 @@ def train_steps(
         if run.dtype == "bf16" or (run.dtype == "auto" and _has_fast_bf16(device))
         else contextlib.nullcontext()
     )
+    skipped = 0
     while progress.step < steps:
         started = time.perf_counter()
         feeding = next(feedings)
         waited = time.perf_counter() - started
         share = schedule(progress.step, steps=steps, warmup=run.warmup)
         set_learning_rate(optimizers, share)
-        num_labels = sum(batch.num_labels for batch in feeding.batches)
+        batches = [batch for batch in feeding.batches if batch is not None]
+        skipped += feeding.skipped
+        num_labels = sum(batch.num_labels for batch in batches)
         loss = 0.0
-        for batch in feeding.batches:
+        for batch in batches:
             with autocast:
                 part = _loss(model, processor, to_device(batch, device), num_labels)
             part.backward()
             loss += float(part.detach())
         if not math.isfinite(loss):
-            keys = ", ".join(key for batch in feeding.batches for key in batch.keys)
+            keys = ", ".join(key for batch in batches for key in batch.keys)
             raise RoikitError(
                 f"step {progress.step + 1}: the loss is {loss}; the batch held {keys}",
                 hint="lower the learning rate (--set STAGE.lr=…) and start over with --overwrite",
@@ -105,12 +108,12 @@ def train_steps(
                 loss=loss,
                 lr_share=share,
                 grad_norm=float(grad_norm),
-                tokens=sum(batch.num_tokens for batch in feeding.batches),
+                tokens=sum(batch.num_tokens for batch in batches),
                 labels=num_labels,
                 epoch=feeding.epoch,
                 seconds=time.perf_counter() - started,
                 data_wait=waited,
-                skipped=feeding.skipped,
+                skipped=skipped,
             )
         )
 
@@ -132,6 +135,7 @@ def _loss(
     output = model(
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
+        position_ids=batch.position_ids,
         pixel_values=processor.normalise(batch.pixels),
         region_boxes=batch.region_boxes,
         region_image_index=batch.region_image_index,

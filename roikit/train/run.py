@@ -29,7 +29,7 @@ from roikit.model.modeling import RoikitForConditionalGeneration
 from roikit.model.processing import RoikitProcessor
 from roikit.runs import EXCLUDED_NAME, excluded_text, weights_sha256
 from roikit.train.checkpoint import find_latest, load_checkpoint, read_state, save_checkpoint
-from roikit.train.feed import ExampleStream, feed
+from roikit.train.feed import StepReader, StepSource, feed
 from roikit.train.loop import Interrupted, Progress, choose_parts, stop_between_steps, train_steps
 from roikit.train.metrics import MetricsWriter, StepReport, plot_loss, read_metrics
 from roikit.train.optim import build_optimizers
@@ -51,13 +51,14 @@ class TrainResult:
 def train_stage(
     recipe: Recipe,
     *,
-    stream: ExampleStream,
+    source: StepSource,
     out: Path,
     start: Path | None = None,
     texts: Callable[[], Iterable[str]] | None = None,
     data: Mapping[str, Any] | None = None,
     excluded: Sequence[str] = (),
     device: str = "auto",
+    workers: int = 0,
     overwrite: bool = False,
     on_step: Callable[[StepReport], None] | None = None,
     on_start: Callable[[int, int], None] | None = None,
@@ -66,13 +67,14 @@ def train_stage(
 
     Args:
         recipe: the stage's, resolved.
-        stream: the training data.
+        source: the training data.
         out: the run's folder.
         start: the run or model to start from; None builds a new model.
         texts: training text, for a tokenizer that has to be learned with a new model.
         data: what identifies the training data (roots, mixture), saved with the run.
-        excluded: the pictures that `stream` leaves out, saved beside it; `data` holds their hash.
+        excluded: the pictures that `source` leaves out, saved beside it; `data` holds their hash.
         device: `auto` or a torch device.
+        workers: processes that read ahead; 0 reads in this one.
         overwrite: throw an earlier run in `out` away.
         on_step: called after each step.
         on_start: called once with (steps taken before, steps of the whole run).
@@ -82,7 +84,7 @@ def train_stage(
         Interrupted: SIGINT or SIGTERM; a checkpoint of the last step is saved.
     """
     steps = recipe.run.steps or math.ceil(
-        recipe.run.epochs * stream.epoch_length / recipe.run.batch_size
+        recipe.run.epochs * source.epoch_length / recipe.run.batch_size
     )
     if steps < 1:
         raise UsageError(f"{recipe.stage}.steps: expected 1 or more, got {steps}")
@@ -111,7 +113,7 @@ def train_stage(
         state = read_state(latest)
         load_checkpoint(latest, model=model, optimizers=optimizers)
         progress.step, progress.stream_state = state["step"], state["stream"]
-        stream.load_state_dict(state["stream"])
+        source.check(state["stream"])
         log.info("resuming %s at step %d of %d", out, progress.step, steps)
     resumed_from = progress.step
     metrics = MetricsWriter(out / "metrics.jsonl", after_step=resumed_from)
@@ -143,11 +145,10 @@ def train_stage(
             check()
 
         feedings = feed(
-            stream,
-            processor,
-            recipe.run,
-            seed=recipe.seed,
-            steps=steps - progress.step,
+            StepReader(source, processor, recipe.run, seed=recipe.seed),
+            first=progress.step,
+            steps=steps,
+            workers=workers,
             ahead=0 if device == "cpu" else 4,
         )
         try:

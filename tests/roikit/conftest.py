@@ -2,8 +2,8 @@
 
 import io
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -22,6 +22,8 @@ from roikit.sample import (
     Source,
     Turn,
 )
+
+T = TypeVar("T")
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220)}
 TINY = ModelRecipe(
@@ -85,29 +87,39 @@ def make_example(number: int) -> Example:
     )
 
 
-class ToyStream:
-    """An endless stream over `count` examples with the state that training asks for."""
+class ToySource:
+    """The steps of an endless stream over `count` examples, as training asks for them."""
 
-    def __init__(self, count: int = 12) -> None:
+    quarantined: Mapping[str, str] = {}
+
+    def __init__(self, count: int = 12, batch_size: int = 2, micro_batch: int = 0) -> None:
         self.examples = [make_example(i) for i in range(count)]
-        self.position = 0
+        self.batch_size = batch_size
+        self.micro_batch = micro_batch
 
     @property
     def epoch_length(self) -> int:
         return len(self.examples)
 
-    def __iter__(self) -> Iterator[Example]:
-        while True:
-            epoch, place = divmod(self.position, len(self.examples))
-            order = np.random.default_rng(epoch).permutation(len(self.examples))
-            self.position += 1
-            yield self.examples[order[place]]
+    def state(self, step: int) -> dict[str, Any]:
+        return {"position": step * self.batch_size}
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"position": self.position}
+    def check(self, state: Mapping[str, Any]) -> None:
+        assert state["position"] % self.batch_size == 0
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.position = state["position"]
+    def micro_batches(self, step: int, *, rank: int, world_size: int) -> list[list[list[int]]]:
+        share = -(-self.batch_size // world_size)
+        count = -(-share // (self.micro_batch or share)) * world_size
+        places = range(step * self.batch_size, (step + 1) * self.batch_size)
+        return [[[p] for p in places[i::count]] for i in range(rank, count, world_size)]
+
+    def read(self, place: int, use: Callable[[Example], T]) -> T:
+        epoch, position = divmod(place, len(self.examples))
+        order = np.random.default_rng(epoch).permutation(len(self.examples))
+        return use(self.examples[order[position]])
+
+    def held_out(self, limit: int) -> list[Example]:
+        return [make_example(100 + i) for i in range(limit)]
 
 
 @pytest.fixture(scope="session")

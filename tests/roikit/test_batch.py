@@ -114,7 +114,7 @@ def test_padding_is_neither_attended_nor_learned(built: Any) -> None:
     ]
     assert rows[0] is not None
     assert rows[1] is not None
-    batch = collate([rows[0], rows[1]], pad_token_id=0)
+    batch = collate([[rows[0]], [rows[1]]], pad_token_id=0)
     length = len(rows[0].input_ids)
     assert batch.attention_mask[0].tolist() == [1] * length + [0] * (
         batch.input_ids.shape[1] - length
@@ -123,8 +123,41 @@ def test_padding_is_neither_attended_nor_learned(built: Any) -> None:
     assert batch.region_image_index.tolist() == [0, 1, 1]
     assert batch.num_tokens == length + len(rows[1].input_ids)
     assert batch.num_labels == int((batch.labels != -100).sum())
-    with pytest.raises(RoikitError):
-        collate([], pad_token_id=0)
+    assert batch.position_ids is None
+    for empty in ([], [[]]):
+        with pytest.raises(RoikitError):
+            collate(empty, pad_token_id=0)
+
+
+def test_conversations_that_share_a_row_see_themselves_alone(built: Any) -> None:
+    rows = [
+        encode_example(make_example(i), built.processor, max_tokens=500, max_exchanges=1 + i % 2)
+        for i in range(5)
+    ]
+    apart = collate([[row] for row in rows if row], pad_token_id=0)
+    shared = collate([[rows[1], rows[4], rows[0]], [rows[2], rows[3]]], pad_token_id=0)  # type: ignore[list-item]
+    assert shared.input_ids.shape[0] == 2
+    assert (shared.num_tokens, shared.num_labels) == (apart.num_tokens, apart.num_labels)
+    assert shared.attention_mask is None
+    losses = []
+    for batch in (apart, shared):
+        built.model.zero_grad()
+        output = built.model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            position_ids=batch.position_ids,
+            pixel_values=built.processor.normalise(batch.pixels),
+            region_boxes=batch.region_boxes,
+            region_image_index=batch.region_image_index,
+            labels=batch.labels,
+            use_cache=False,
+        )
+        output.loss.backward()
+        weight = built.model.language_model.model.layers[0].self_attn.k_proj.weight
+        losses.append((output.loss.item(), weight.grad.clone()))
+    built.model.zero_grad(set_to_none=True)
+    assert losses[0][0] == pytest.approx(losses[1][0], rel=1e-5)
+    assert torch.allclose(losses[0][1], losses[1][1], atol=1e-6)
 
 
 def test_boxes_travel_in_the_order_of_their_tokens(built: Any) -> None:

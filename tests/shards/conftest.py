@@ -171,7 +171,7 @@ def encode() -> Callable[..., bytes]:
     return encoded
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_split() -> Callable[..., DatasetInfo]:
     return write_split
 

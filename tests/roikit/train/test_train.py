@@ -6,10 +6,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -25,7 +25,9 @@ from roikit.train.metrics import read_metrics
 from roikit.train.muon import Muon, orthogonalise
 from roikit.train.optim import build_optimizers, schedule
 from roikit.train.run import train_stage
-from tests.roikit.conftest import TEXTS, TINY, ToyStream
+from tests.roikit.conftest import TEXTS, TINY, ToySource
+
+T = TypeVar("T")
 
 ALIGN = StageRecipe(
     train=("vision_tower", "projector", "region_encoder", "language_model"),
@@ -50,9 +52,11 @@ def losses(out: Path) -> list[tuple[int, float]]:
 
 def run(out: Path, recipe: Recipe | None = None, **arguments: Any) -> Any:
     torch.set_num_threads(1)
+    recipe = recipe or make_recipe()
+    sizes = {"batch_size": recipe.run.batch_size, "micro_batch": recipe.run.micro_batch}
     return train_stage(
-        recipe or make_recipe(),
-        stream=arguments.pop("stream", None) or ToyStream(),
+        recipe,
+        source=arguments.pop("source", None) or ToySource(**sizes),
         out=out,
         texts=lambda: TEXTS,
         device="cpu",
@@ -95,18 +99,17 @@ def test_only_the_named_parts_move(
         assert bool(moved) == (part in parts), (part, moved)
 
 
-class Stopping(ToyStream):
+class Stopping(ToySource):
     """Raises, as a crash would, when asked for one example too many."""
 
     def __init__(self, after: int) -> None:
         super().__init__()
         self.after = after
 
-    def __iter__(self) -> Iterator[Example]:
-        for count, example in enumerate(super().__iter__()):
-            if count == self.after:
-                raise RuntimeError("the power went")
-            yield example
+    def read(self, place: int, use: Callable[[Example], T]) -> T:
+        if place >= self.after:
+            raise RuntimeError("the power went")
+        return super().read(place, use)
 
 
 @pytest.mark.parametrize("steps_done", [1, 4, 7])
@@ -115,7 +118,7 @@ def test_a_resumed_run_repeats_no_step_and_changes_no_bit(
 ) -> None:
     out = tmp_path / "run"
     with pytest.raises(RuntimeError, match="the power went"):
-        run(out, stream=Stopping(after=2 * steps_done))
+        run(out, source=Stopping(after=2 * steps_done))
     result = run(out)
     assert result.resumed_from == steps_done // 3 * 3
     assert losses(out) == losses(aligned)
@@ -165,7 +168,7 @@ def test_a_signal_saves_and_ends(aligned: Path, tmp_path: Path) -> None:
 def test_a_checkpoint_cut_short_is_passed_over(aligned: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with pytest.raises(RuntimeError):
-        run(out, stream=Stopping(after=14))
+        run(out, source=Stopping(after=14))
     newest = find_latest(out / "checkpoints")
     assert newest is not None
     assert newest.name == "step-00000006"
@@ -336,10 +339,10 @@ def test_a_learned_tokenizer_survives_what_is_converted_meanwhile(
 ) -> None:
     out = tmp_path / "run"
     with pytest.raises(RuntimeError):
-        run(out, stream=Stopping(after=8))
+        run(out, source=Stopping(after=8))
     train_stage(
         make_recipe(),
-        stream=ToyStream(),
+        source=ToySource(),
         out=out,
         texts=lambda: ["entirely other words"] * 50,
         device="cpu",
