@@ -66,6 +66,7 @@ def run_stage(
     """
     from roikit.train.run import train_stage
 
+    check_can_start(recipe)
     stream, kept = open_stream(recipe, shards, on_bad=on_bad, max_bad=max_bad)
     if kept.unresolved:
         log.warning("%s", unresolved_text(kept))
@@ -98,6 +99,17 @@ def run_stage(
         on_step=on_step,
         on_start=on_start,
     )
+
+
+def check_can_start(recipe: Recipe) -> None:
+    """Refuse a recipe that cannot be trained, before anything is opened or fetched for it.
+
+    Raises:
+        UsageError: its region encoder is unknown, or not built yet.
+    """
+    from roikit.model.regions import check_encoder
+
+    check_encoder(recipe.model.region_encoder)
 
 
 def open_stream(

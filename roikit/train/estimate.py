@@ -7,10 +7,11 @@ models on the meta device; knows no shards.
 Memory of a GPU, where N is the number of GPUs that share the states (1 but for fsdp):
 
     weights    4 bytes a parameter / N (float32, frozen parts too)
-    gradients  4 bytes a learning parameter / N; as much again for ddp's buckets on several GPUs
+    gradients  4 bytes a learning parameter / N
     optimiser  AdamW 8 bytes, Muon 4 bytes a learning parameter / N
-    copies     bf16 alone: 2 bytes a parameter outside the tower for ddp; for fsdp those of two
-               layers and of what stands outside the layers, gathered while they compute
+    copies     bf16: 2 bytes a parameter outside the tower, cast while they compute; with fsdp only
+               of two layers and of what stands outside the layers, and 6 bytes a parameter of the
+               larger of these for gradients on their way
     activations  see footprint.py
     reserve    1 GiB for the CUDA context and libraries, and a tenth of the rest for fragments
 """
@@ -131,9 +132,7 @@ def micro_batches(lengths: Conversations, run: StageRecipe, gpus: int) -> MicroB
     def rows(width: float) -> Rows:
         tokens = max(1, round(width))
         columns = max(1, min(tokens, round(span)))
-        return Rows(
-            pictures=size, rows=size, tokens=tokens, label_columns=columns, regions=regions
-        )
+        return Rows(pictures=size, rows=size, tokens=tokens, label_columns=columns, regions=regions)
 
     typical = sum(widths) / len(widths)
     return MicroBatches(
@@ -199,15 +198,17 @@ def is_sharded(run: StageRecipe) -> bool:
 def memory(sizes: Sizes, run: StageRecipe, *, gpus: int) -> Memory:
     """Compute what one of `gpus` GPUs holds, by the formulas at the top."""
     shared = gpus if is_sharded(run) else 1
-    buckets = 2 if gpus > 1 and not is_sharded(run) else 1
     weights = 4 * sizes.parameters / shared
-    gradients = 4 * buckets * sizes.learning / shared
+    gradients = 4 * sizes.learning / shared
     optimizer = sizes.optimizer_bytes / shared
     tower = next(part.parameters for part in sizes.parts if part.name == "vision_tower")
-    copies = 0
-    if run.dtype != "fp32":
-        gathered = sizes.root_parameters + 2 * sizes.layer_parameters
-        copies = 2 * (gathered if is_sharded(run) else sizes.parameters - tower)
+    itemsize = 4 if run.dtype == "fp32" else 2
+    if shared > 1:
+        copies = itemsize * (sizes.root_parameters + 2 * sizes.layer_parameters)
+        if sizes.learning:
+            copies += (4 + itemsize) * max(sizes.root_parameters, sizes.layer_parameters)
+    else:
+        copies = 0 if itemsize == 4 else itemsize * (sizes.parameters - tower)
     activations = sizes.fullest.kept_bytes(checkpointing=run.gradient_checkpointing)
     used = weights + gradients + optimizer + copies + activations
     return Memory(

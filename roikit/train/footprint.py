@@ -1,8 +1,8 @@
-"""What one micro-batch costs: activations kept for the backward pass, and floating-point operations.
+"""What one micro-batch costs: activations kept for the backward pass, and operations.
 
-The model stands on the meta device, so its true sizes are run through without weights: what autograd
-saves is added up, what matrix products compute is counted. Attention counts as a fused kernel: its
-T x T weights are never kept. Knows no data and no device.
+The model stands on the meta device, so its true sizes are run through without weights: what
+autograd saves is added up, what matrix products compute is counted. Attention counts as a fused
+kernel: its T x T weights are never kept. Knows no data and no device.
 
 Shape suffixes: B rows, T tokens, D width, V vocabulary.
 """
@@ -65,7 +65,7 @@ def measure_footprint(
     """Run shapes through a model on the meta device.
 
     Args:
-        model: on the meta device; its parameters' `requires_grad` says what learns. Cast to `dtype`.
+        model: on the meta device; `requires_grad` says what learns. Cast to `dtype`.
         shape: of the micro-batch.
         dtype: what layers compute in.
     """
