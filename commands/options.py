@@ -1,6 +1,5 @@
 """Options that mean the same in every command."""
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from roikit import paths
+from roikit.config import toml_value
 
 
 class Stage(StrEnum):
@@ -100,9 +100,7 @@ Where = Annotated[
 def stage_overrides(stage: str, **values: str | None) -> list[str]:
     """Return the values that were given as overrides of a stage's keys, text whatever they hold."""
     return [
-        f"{stage}.{key}={json.dumps(value, ensure_ascii=False)}"
-        for key, value in values.items()
-        if value is not None
+        f"{stage}.{key}={toml_value(value)}" for key, value in values.items() if value is not None
     ]
 
 

@@ -5,7 +5,6 @@ known, and the settings under which the stage fits where it does not. Writes not
 """
 
 import math
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -208,9 +207,11 @@ def _free_bytes(device: str) -> int | None:
 
         return int(torch.cuda.mem_get_info(device)[0])
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
+        told = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:  # not Linux
         return None
+    found = re.search(r"^MemAvailable:\s+(\d+) kB$", told, re.M)
+    return int(found[1]) * 1024 if found else None
 
 
 def _lengths(stream: Stream, recipe: Recipe, built: "Built | None") -> "Conversations":

@@ -132,14 +132,14 @@ class StageRecipe:
     )
     lora_rank: int = 0  #: of LoRA adapters in the language model, whose weights then rest; 0: none
     lora_alpha: float = 32.0  #: LoRA's scale is alpha / rank
-    lora_dropout: float = 0.0
+    lora_dropout: float = 0.0  #: share of the adapters' inputs that is dropped in training
     lora_targets: tuple[str, ...] = ("all-linear",)  #: names of layers, as peft takes them
     dtype: str = "auto"  #: `bf16` (autocast), `fp32`, or `auto`: bf16 where the device has it
     parallel: str = (
         "auto"  #: `ddp`, `fsdp`, or `auto`: fsdp where the language model's weights learn
     )
     compile: bool = False  #: torch.compile the language model's layers
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = False  #: compute layers again instead of keeping activations
     save_every: int = 200  #: steps between checkpoints
     keep: int = 2  #: checkpoints kept beside the latest
     keep_best: int = 0  #: further checkpoints kept: those of the lowest held-out loss
@@ -162,8 +162,8 @@ class Recipe:
         """The resolved recipe as TOML, which `load_recipe` reads back."""
         model = _table("model", asdict(self.model))
         root = (
-            f"name = {_toml(self.name)}\nseed = {self.seed}\n"
-            f"keep_clean = {_toml(self.keep_clean)}\n"
+            f"name = {toml_value(self.name)}\nseed = {self.seed}\n"
+            f"keep_clean = {toml_value(self.keep_clean)}\n"
         )
         return f"{root}\n{model}\n{_table(self.stage, asdict(self.run))}"
 
@@ -253,7 +253,7 @@ def _override(tables: dict[str, Any], text: str) -> None:
     table, dot, name = key.strip().rpartition(".")
     if not dot:
         tables[name] = value
-    elif isinstance(tables.setdefault(table, {}), dict):
+    elif table not in _ROOT_KEYS and isinstance(tables.setdefault(table, {}), dict):
         tables[table][name] = value
     else:
         raise UsageError(f"--set {text}: `{table}` is no table", hint=f"--set {table}=VALUE")
@@ -327,14 +327,14 @@ def _checked(value: Any, default: Any, path: str) -> Any:
             isinstance(item, takes) and not isinstance(item, bool) for item in value
         )
         if not fits:
-            example = _toml(default or ("projector",))
+            example = toml_value(default or ("projector",))
             raise UsageError(f"{path}: expected a list like `{example}`, got `{value}`")
         value = tuple(map(kind, value))
     else:
         fits = isinstance(value, type(default))
     if not fits:
-        kind = _KINDS[type(default)]
-        raise UsageError(f"{path}: expected {kind} like `{_toml(default)}`, got `{value}`")
+        like = f"{_KINDS[type(default)]} like `{toml_value(default)}`"
+        raise UsageError(f"{path}: expected {like}, got `{value}`")
     return value
 
 
@@ -355,15 +355,18 @@ def _unknown_table(recipe: str, table: str, values: Any, allowed: Sequence[str])
 
 
 def _table(name: str, values: Mapping[str, Any]) -> str:
-    return f"[{name}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in values.items())
+    return f"[{name}]\n" + "".join(
+        f"{key} = {toml_value(value)}\n" for key, value in values.items()
+    )
 
 
-def _toml(value: Any) -> str:
+def toml_value(value: Any) -> str:
+    """Return a key's value as TOML: whatever text holds, it comes back the same."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
         # JSON's strings are TOML's, but for one character that TOML wants spelled out
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, tuple | list):
-        return f"[{', '.join(map(_toml, value))}]"
+        return f"[{', '.join(map(toml_value, value))}]"
     return repr(value)

@@ -142,7 +142,7 @@ def check_encoder(name: str) -> None:
         raise UsageError(
             "model.region_encoder: `gpt4roi`, the reference's pyramid, is not built yet, so this "
             "recipe cannot start",
-            hint="`--recipe base` trains on the same data with the encoder `replay`",
+            hint="`--recipe base` trains with the encoder `replay`",
         )
     if name not in ENCODERS:
         raise UsageError(

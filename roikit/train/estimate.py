@@ -124,10 +124,11 @@ def micro_batches(lengths: Conversations, run: StageRecipe, gpus: int) -> MicroB
     regions = round(size * sum(lengths.regions) / len(order))
     if run.layout == "packed":
         widths = [mean]
+        span = mean  # labels stand anywhere in shared rows
     else:
         whole = [g for g in groups if len(g) == size] or groups
         widths = [float(max(lengths.tokens[i] for i in g)) for g in whole]
-    span = max(lengths.label_spans) if len(widths) > 1 else sum(lengths.label_spans) / len(order)
+        span = max(lengths.label_spans)  # logits are computed where any of the rows has a label
 
     def rows(width: float) -> Rows:
         tokens = max(1, round(width))

@@ -96,8 +96,8 @@ def measure_footprint(
 
 def decoder_layers(model: RoikitForConditionalGeneration) -> list[nn.Module]:
     """Return the language model's layers: its longest list of modules."""
-    lists = (m for m in model.language_model.modules() if isinstance(m, nn.ModuleList))
-    return list(max(lists, key=len))
+    lists = [list(m) for m in model.language_model.modules() if isinstance(m, nn.ModuleList)]
+    return max(lists, key=len)
 
 
 def _forward(
