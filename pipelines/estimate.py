@@ -136,7 +136,8 @@ def estimate_stage(
         else advise(
             recipe.model,
             run,
-            lengths,
+            sizes,
+            batches,
             stage=recipe.stage,
             gpus=hardware.gpus,
             gpu_bytes=hardware.memory_gib * _GIB,

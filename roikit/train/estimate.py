@@ -233,7 +233,8 @@ class Advice:
 def advise(
     model: ModelRecipe,
     run: StageRecipe,
-    lengths: Conversations,
+    sizes: Sizes,
+    batches: MicroBatches,
     *,
     stage: str,
     gpus: int,
@@ -243,12 +244,24 @@ def advise(
 
     Tried in turn, each on top of those before: gradient checkpointing, smaller micro-batches, more
     GPUs that share the states, LoRA.
+
+    Args:
+        model: the recipe's table.
+        run: the stage's table; it does not fit.
+        sizes: measured with it.
+        batches: those that `sizes` was measured with.
+        stage: for the options.
+        gpus: how many there are.
+        gpu_bytes: of each.
     """
     found: list[Advice] = []
+    at_once = batches.fullest.pictures
 
-    def fits(changed: StageRecipe, count: int, settings: Sequence[str]) -> bool:
-        sizes = measure_sizes(model, changed, micro_batches(lengths, changed, count))
-        needed = memory(sizes, changed, gpus=count).total
+    def fits(
+        changed: StageRecipe, settings: Sequence[str], *, size: int, count: int = gpus
+    ) -> bool:
+        fewer = replace(sizes, fullest=sizes.fullest.scaled(size / at_once))
+        needed = memory(fewer, changed, gpus=count).total
         if needed <= gpu_bytes:
             found.append(Advice(settings=" ".join(settings), bytes=needed))
         return needed <= gpu_bytes
@@ -259,25 +272,24 @@ def advise(
     said: list[str] = []
     if not run.gradient_checkpointing:
         run = replace(run, gradient_checkpointing=True)
-        said = [setting("gradient_checkpointing", "true")]
-        if fits(run, gpus, said):
+        said.append(setting("gradient_checkpointing", "true"))
+        if fits(run, said, size=at_once):
             return found
-    size = micro_batches(lengths, run, gpus).typical.pictures
+    size = at_once
     while size > 1:
-        size = max(1, size // 4) if size > 8 else size // 2
-        smaller = replace(run, micro_batch=size)
-        if fits(smaller, gpus, [*said, setting("micro_batch", size)]):
+        size //= 2
+        if fits(run, [*said, setting("micro_batch", size)], size=size):
             return found
-    run = replace(run, micro_batch=1)
     said.append(setting("micro_batch", 1))
     sharded = run if is_sharded(run) else replace(run, parallel="fsdp")
     more = [*said, *([] if is_sharded(run) else [setting("parallel", "fsdp")])]
     for count in (2 * gpus, 4 * gpus, 8 * gpus):
-        if fits(sharded, count, [f"--gpus {count}", *more]):
+        if fits(sharded, [f"--gpus {count}", *more], size=1, count=count):
             break
     if "language_model" in run.train and not run.lora_rank:
-        lora = replace(run, lora_rank=16)
-        fits(lora, gpus, [*said, setting("lora_rank", 16)])
+        run = replace(run, lora_rank=16)
+        sizes = measure_sizes(model, run, replace(batches, typical=batches.fullest))
+        fits(run, [*said, setting("lora_rank", 16)], size=1)
     return found
 
 

@@ -9,7 +9,7 @@ Shape suffixes: B rows, T tokens, D width, V vocabulary.
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -53,6 +53,19 @@ class Footprint:
         outside = self.activation_bytes - self.layer_bytes + self.layer_input_bytes
         # one layer is computed anew at a time, when the logits are gone
         return outside + max(self.largest_layer_bytes, self.logits_bytes)
+
+    def scaled(self, factor: float) -> "Footprint":
+        """Return that of `factor` times as many rows of the same length."""
+        return replace(
+            self,
+            activation_bytes=round(self.activation_bytes * factor),
+            layer_bytes=round(self.layer_bytes * factor),
+            largest_layer_bytes=round(self.largest_layer_bytes * factor),
+            layer_input_bytes=round(self.layer_input_bytes * factor),
+            logits_bytes=round(self.logits_bytes * factor),
+            flops=self.flops * factor,
+            layer_flops=self.layer_flops * factor,
+        )
 
     def total_flops(self, *, checkpointing: bool) -> float:
         """Return the operations of a step over this micro-batch."""

@@ -103,6 +103,7 @@ def test_checkpointing_trades_memory_for_operations() -> None:
     twice = measure_footprint(skeleton, double, dtype=torch.bfloat16)
     assert twice.activation_bytes == pytest.approx(2 * found.activation_bytes, rel=0.01)
     assert twice.flops == pytest.approx(2 * found.flops, rel=0.01)
+    assert found.scaled(2).activation_bytes == pytest.approx(twice.activation_bytes, rel=0.01)
 
 
 def test_frozen_parts_cost_no_gradients_and_moments() -> None:
@@ -170,33 +171,29 @@ def test_advice_fits_and_changes_no_more_than_it_must() -> None:
     lengths = replace(LENGTHS, tokens=(400,) * 8, label_spans=(100,) * 8, regions=(2,) * 8)
     run = replace(STAGE2, batch_size=64)
 
-    def needed(changed: StageRecipe) -> float:
-        sizes = measure_sizes(model, changed, micro_batches(lengths, changed, 1))
-        return memory(sizes, changed, gpus=1).total
+    batches = micro_batches(lengths, run, 1)
+    sizes = measure_sizes(model, run, batches)
 
-    whole = needed(run)
-    checkpointed = needed(replace(run, gradient_checkpointing=True))
-    assert checkpointed < whole
+    def needed(changed: StageRecipe, size: int = 64) -> float:
+        fewer = replace(sizes, fullest=sizes.fullest.scaled(size / 64))
+        return memory(fewer, changed, gpus=1).total
 
     def settings(gpu_bytes: float) -> list[str]:
-        found = advise(model, run, lengths, stage="stage2", gpus=1, gpu_bytes=gpu_bytes)
+        found = advise(model, run, sizes, batches, stage="stage2", gpus=1, gpu_bytes=gpu_bytes)
         assert all(one.bytes <= gpu_bytes for one in found)
         return [one.settings for one in found]
 
+    checkpointing = replace(run, gradient_checkpointing=True)
+    whole, checkpointed = needed(run), needed(checkpointing)
+    assert checkpointed < whole
     first = "--set stage2.gradient_checkpointing=true"
     assert settings((whole + checkpointed) / 2) == [first]
-    (smaller,) = settings(checkpointed * 0.9)
-    assert smaller.startswith(f"{first} --set stage2.micro_batch=")
-    *_, last = settings(memory_of_one(model, run, lengths) * 0.95)
-    assert "lora_rank=16" in last or "--gpus" in last
+    (smaller,) = settings(needed(checkpointing, 32) * 1.01)
+    assert smaller == f"{first} --set stage2.micro_batch=32"
+    more, lora = settings(needed(checkpointing, 1) * 0.95)
+    assert more == f"--gpus 2 {first} --set stage2.micro_batch=1"
+    assert lora == f"{first} --set stage2.micro_batch=1 --set stage2.lora_rank=16"
     assert settings(0.1 * GIB) == []
-
-
-def memory_of_one(model: ModelRecipe, run: StageRecipe, lengths: Conversations) -> float:
-    """What the smallest micro-batch needs."""
-    least = replace(run, gradient_checkpointing=True, micro_batch=1)
-    sizes = measure_sizes(model, least, micro_batches(lengths, least, 1))
-    return memory(sizes, least, gpus=1).total
 
 
 def test_a_trial_times_steps_and_writes_nothing(
