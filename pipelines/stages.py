@@ -85,7 +85,9 @@ def run_stage(
         texts=lambda: training_texts(shards, frozenset(excluded)),
         data={
             "mix": recipe.run.mix,
+            "where": recipe.run.where,
             "where_sha256": stream.chosen_sha256,
+            "held_out": recipe.run.held_out,
             "splits": stream.roots,
             "kept_clean": {
                 "sha256": excluded_sha256(excluded),

@@ -77,6 +77,9 @@ class TrainedOn:
     splits: dict[str, str]  #: Merkle root by `dataset/split`
     #: pictures left out, by native id or SHA-256; None where the list is missing or was changed
     excluded: frozenset[str] | None
+    where: str = ""  #: condition on the conversations trained on
+    where_sha256: str | None = None  #: of the conversations that it held for
+    held_out: float = 0.0  #: share of the pictures held out
 
 
 def trained_on(model: Path) -> list[TrainedOn] | None:
@@ -95,10 +98,21 @@ def trained_on(model: Path) -> list[TrainedOn] | None:
             told: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
             data = told["data"]
             mix, splits = str(data["mix"]), dict(data["splits"])
+            where, held_out = str(data.get("where", "")), float(data.get("held_out", 0.0))
         except (OSError, ValueError, KeyError, TypeError):
             return None
         frozen = (data.get("kept_clean") or {}).get("sha256")
-        found.append(TrainedOn(run=run, mix=mix, splits=splits, excluded=_excluded(run, frozen)))
+        found.append(
+            TrainedOn(
+                run=run,
+                mix=mix,
+                splits=splits,
+                excluded=_excluded(run, frozen),
+                where=where,
+                where_sha256=data.get("where_sha256"),
+                held_out=held_out,
+            )
+        )
         run = Path(told["start"]) if told.get("start") else None
     return found
 

@@ -21,6 +21,7 @@ from shards.fingerprints import Fingerprints, read_fingerprints
 from shards.index import native_hash, open_index, short_hash
 from shards.layout import sample_key, split_dir
 from shards.mix import MixEntry
+from shards.selection import Chosen
 from shards.similar import nearest
 
 Mask = npt.NDArray[np.bool_]
@@ -142,6 +143,8 @@ def read_pictures(
     *,
     entries: Sequence[MixEntry] | None = None,
     excluded: Collection[str] = (),
+    chosen: Chosen | None = None,
+    held_out: float = 0.0,
 ) -> Pictures:
     """Return the pictures of a committed split, or those of it that a mixture trains on.
 
@@ -151,6 +154,8 @@ def read_pictures(
         split: the split's name.
         entries: only pictures with a conversation that one of these takes; None takes all.
         excluded: identities to leave out, see `shards/kept_clean.py`.
+        chosen: only pictures with one of these conversations; None takes all.
+        held_out: share of the pictures that is left out.
 
     Raises:
         UsageError: there is no such committed split, or its index is missing.
@@ -165,14 +170,16 @@ def read_pictures(
         image=index.image_hash,
         prints=read_fingerprints(root, info),
     )
-    if entries is None and not excluded:
-        return pictures
-    is_kept = ~index.is_any_of(*excluded_hashes(excluded))
+    is_asked = np.ones(len(index.conversation_sample), dtype=bool)
     if entries is not None:
-        tasks = {task for entry in entries for task in entry.tasks}
-        asked_about = np.zeros(len(index), dtype=bool)
-        asked_about[index.conversation_sample[index.is_task(tasks)]] = True
-        is_kept &= asked_about
+        is_asked &= index.is_task({task for entry in entries for task in entry.tasks})
+    if chosen is not None:
+        is_asked &= chosen.of(index)
+    is_kept = np.zeros(len(index), dtype=bool)
+    is_kept[index.conversation_sample[is_asked]] = True
+    if entries is None and chosen is None:
+        is_kept[:] = True  # samples without a conversation, too
+    is_kept &= ~index.is_any_of(*excluded_hashes(excluded)) & ~index.is_held_out(held_out)
     return pictures.those(is_kept)
 
 

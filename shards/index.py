@@ -112,6 +112,14 @@ class SplitIndex:
         )
         return found
 
+    def is_held_out(self, share: float) -> npt.NDArray[np.bool_]:
+        """Return, for each sample, whether its picture is in the share that is never trained on.
+
+        Chosen by the hash of its native id: a photograph is held out of every dataset or of none.
+        """
+        held_out: npt.NDArray[np.bool_] = self.native_hash < np.uint64(share * 2**64)
+        return held_out
+
 
 def short_hash(sha256_hex: str) -> int:
     """Return the first 8 bytes of a SHA-256 as the index keeps it."""

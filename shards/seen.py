@@ -14,6 +14,7 @@ from shards.commit import load_dataset
 from shards.identity import LeakCount, count, read_pictures, together
 from shards.layout import commit_path
 from shards.mix import parse_mix
+from shards.selection import choose_conversations
 
 
 def seen_in_training(
@@ -44,6 +45,15 @@ def seen_in_training(
             mix = parse_mix(run.mix)
         except UsageError as error:
             return f"{run.run}: {error}"
+        chosen = None
+        if run.where:
+            try:
+                splits = {(one.dataset, one.split) for one in mix}
+                chosen = choose_conversations(root, splits, run.where)
+            except UsageError as error:
+                return f"{run.run}: what it was trained on cannot be asked for again: {error}"
+            if chosen.sha256 != run.where_sha256:
+                return f"`{run.where}`, which {run.run} was trained on, holds for others now"
         for name, merkle_root in sorted(run.splits.items()):
             dataset, _, split = name.partition("/")
             spelt = f"`{dataset}@{split}`"
@@ -53,6 +63,14 @@ def seen_in_training(
                 return f"{spelt} was converted anew since {run.run} was trained on it"
             entries = [one for one in mix if (one.dataset, one.split) == (dataset, split)]
             parts.append(
-                read_pictures(root, dataset, split, entries=entries, excluded=run.excluded)
+                read_pictures(
+                    root,
+                    dataset,
+                    split,
+                    entries=entries,
+                    excluded=run.excluded,
+                    chosen=chosen,
+                    held_out=run.held_out,
+                )
             )
     return count(read_pictures(root, *eval), together(parts))

@@ -80,8 +80,8 @@ class Stream:
         exclude_native_ids: pictures to leave out, by native id.
         exclude_sha256s: pictures to leave out, by the SHA-256 of their bytes, in hex.
         chosen: the conversations to draw from, where not all; see `shards/selection.py`.
-        held_out: share of the pictures that never comes, 0 to below 1: chosen by a hash of their
-            native ids, so that a photograph is held out of every dataset or of none.
+        held_out: share of the pictures that never comes, 0 to below 1; see
+            `SplitIndex.is_held_out`.
 
     Raises:
         UsageError: no such committed split, an entry without conversations, or impossible ranks.
@@ -313,9 +313,7 @@ class Stream:
                 is_kept &= chosen.of(index)
             aside = np.zeros(0, dtype=np.intp)
             if held_out:
-                # a native id's hash is uniform: below this number lies that share of the pictures
-                is_aside = index.native_hash < np.uint64(held_out * 2**64)
-                is_aside = is_aside[index.conversation_sample]
+                is_aside = index.is_held_out(held_out)[index.conversation_sample]
                 aside = np.flatnonzero(is_kept & is_aside)
                 is_kept &= ~is_aside
             rows = np.flatnonzero(is_kept)

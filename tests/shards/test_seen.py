@@ -7,7 +7,10 @@ from shards.commit import load_dataset
 from shards.fingerprints import compute_fingerprints
 from shards.identity import LeakCount, identities
 from shards.kept_clean import resolve
+from shards.manifest import rebuild
 from shards.seen import seen_in_training
+from shards.selection import choose_conversations
+from shards.stream import Stream
 
 VAL = ("made", "val")
 
@@ -33,6 +36,21 @@ def trained(root):
 def test_pictures_of_what_was_trained_on_are_counted(root, trained):
     assert seen_in_training(root, eval=VAL, trained=[trained()]) == LeakCount(3, 6)
     assert seen_in_training(root, eval=VAL, trained=[trained("made:choice")]).found == 3
+
+
+def test_what_a_condition_or_a_share_held_out_was_not_trained_on(root, trained):
+    rebuild(root)
+    split = {("made", "train")}
+    where = "key <= 'made-train-000000004'"
+    sha256 = choose_conversations(root, split, where).sha256
+    asked = trained(where=where, where_sha256=sha256)
+    assert seen_in_training(root, eval=VAL, trained=[asked]).found == 1
+    aside = Stream(root, "made", held_out=0.4).sources[0]
+    left = {int(n) for n in aside.index.number[aside.index.conversation_sample[aside.rows]]}
+    held_out = seen_in_training(root, eval=VAL, trained=[trained(held_out=0.4)])
+    assert held_out.found == len(left & {4, 5, 6}) < 3
+    other = seen_in_training(root, eval=VAL, trained=[trained(where=where, where_sha256="0")])
+    assert "holds for others now" in other
 
 
 def test_pictures_without_a_conversation_of_the_mixture_were_not_trained_on(root, trained):

@@ -6,7 +6,9 @@ import pytest
 from roikit.errors import UsageError
 from shards.commit import DatasetInfo
 from shards.manifest import rebuild
-from shards.selection import choose_samples, named_splits
+from shards.mix import parse_mix
+from shards.selection import choose_conversations, choose_samples, named_splits
+from shards.stream import Stream
 
 
 @pytest.fixture
@@ -62,3 +64,37 @@ def test_a_wrong_condition_is_one_clear_error(root: Path, where: str) -> None:
 def test_an_unknown_task_is_named(root: Path) -> None:
     with pytest.raises(UsageError, match="`captions`: expected a task"):
         choose_samples(root, named_splits(root), tasks=["captions"], limit=9)
+
+
+def chosen_ids(root: Path, mix: str, where: str) -> set[tuple[str, str]]:
+    splits = {(entry.dataset, entry.split) for entry in parse_mix(mix)}
+    stream = Stream(root, mix, chosen=choose_conversations(root, splits, where))
+    examples = (stream.example(0, position) for position in range(stream.epoch_length))
+    return {(e.sample.key, e.conversation.id) for e in examples}
+
+
+def test_a_condition_chooses_conversations_by_what_they_and_their_samples_are(root: Path) -> None:
+    found = chosen_ids(root, "made@val,other@val:choice", "id LIKE '%/1' OR task = 'choice'")
+    val = {(f"made-val-{n:09d}", f"{n}/1") for n in range(5)}
+    assert found == val | {(f"other-val-{n:09d}", f"{n}/choice") for n in range(3)}
+    tall = chosen_ids(root, "made@val", "height = 28 AND id LIKE '%/0' -- the lower ones are not")
+    assert tall == {("made-val-000000004", "4/0")}
+
+
+def test_what_was_chosen_is_part_of_the_stream_s_identity(root: Path) -> None:
+    split = {("made", "val")}
+    one, same, other = (
+        choose_conversations(root, split, where)
+        for where in ("width > 0", "height > 0", "height = 28")
+    )
+    assert one.sha256 == same.sha256 != other.sha256
+    prints = [Stream(root, "made@val", chosen=c).fingerprint for c in (one, same, other, None)]
+    assert len(set(prints)) == 3
+
+
+def test_a_condition_that_leaves_nothing_or_is_none_is_refused(root: Path) -> None:
+    with pytest.raises(UsageError, match="no conversation is left"):
+        chosen_ids(root, "made@val", "width > 9000")
+    for wrong in ("colour = 1", "1 = 1); DELETE FROM samples; --", "x ("):
+        with pytest.raises(UsageError, match="--where"):
+            chosen_ids(root, "made@val", wrong)

@@ -114,6 +114,66 @@ def test_excluded_pictures_never_come(root, make_sample):
     assert stream.epoch_length == 10
 
 
+def test_pictures_held_out_never_come_whatever_dataset_shows_them(tmp_path, make_split):
+    make_split(tmp_path, "made", shard_sizes=(200,))
+    make_split(tmp_path, "other", shard_sizes=(100,), first_number=100)  # half are made's
+    whole = {name: numbers_of(Stream(tmp_path, name), "rows") for name in ("made", "other")}
+    streams = {name: Stream(tmp_path, name, held_out=0.2) for name in ("made", "other")}
+    trained = {name: numbers_of(stream, "rows") for name, stream in streams.items()}
+    aside = {name: numbers_of(stream, "held_out") for name, stream in streams.items()}
+    for name in streams:
+        assert trained[name] | aside[name] == whole[name]
+        assert not trained[name] & aside[name]
+    assert 25 < len(aside["made"]) < 55
+    assert aside["made"] & whole["other"] == aside["other"] & whole["made"]
+    assert streams["made"].fingerprint != Stream(tmp_path, "made").fingerprint
+
+
+def numbers_of(stream, which):
+    (source,) = stream.sources
+    rows = getattr(source, which)
+    return set(source.index.number[source.index.conversation_sample[rows]].tolist())
+
+
+def test_examples_held_out_are_the_same_for_every_seed(tmp_path, make_split):
+    make_split(tmp_path, "made", shard_sizes=(60,))
+    make_split(tmp_path, "other", shard_sizes=(60,), first_number=100)
+    streams = [Stream(tmp_path, "made=3,other:choice", seed=s, held_out=0.3) for s in (0, 1)]
+    names = [[(e.sample.key, e.ordinal) for e in s.held_out_examples(20)] for s in streams]
+    assert names[0] == names[1]
+    assert len(set(names[0])) == len(names[0]) <= 20
+    assert {key.partition("-")[0] for key, _ in names[0]} == {"made", "other"}
+    whole = streams[0].held_out_examples(10_000)
+    assert len(whole) == sum(len(source.held_out) for source in streams[0].sources)
+
+
+def test_a_place_tells_its_pass_and_conversation_before_it_is_read(root):
+    stream = Stream(root, "made=2.5", prefetch=0)
+    for place in range(2 * stream.epoch_length):
+        draw = stream.draw(place)
+        example = stream.read(place, lambda example: example)
+        assert (example.passes, example.epoch) == (draw.passes, place // stream.epoch_length)
+        index = stream.sources[draw.source].index
+        assert example.ordinal == index.conversation_ordinal[draw.row]
+        assert example.sample.conversations[example.ordinal] == example.conversation
+    assert draw.passes == 4
+
+
+def test_a_picture_that_does_not_decode_is_quarantined_like_bytes_that_changed(root):
+    bad = Stream(root, "made").example(0, 3)
+
+    def decode(example):
+        if example.sample.key == bad.sample.key:
+            raise CorruptSampleError(f"`{example.sample.key}`: no picture")
+        return example
+
+    with pytest.raises(CorruptSampleError, match="no picture"):
+        Stream(root, "made").read(3, decode)
+    stream = Stream(root, "made", on_bad="quarantine")
+    assert stream.read(3, decode).sample.key != bad.sample.key
+    assert list(stream.quarantined) == [bad.sample.key]
+
+
 def damage(root, number):
     tar = root / "made" / "train" / f"made-train-00000{0 if number < 4 else 1}.tar"
     content = bytearray(tar.read_bytes())
