@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from commands.options import Json, Settings, Shards, Stage
+from commands.options import Json, Settings, Shards, Stage, Where, stage_overrides
 from commands.quiet import quiet_transformers
 
 
@@ -16,6 +16,7 @@ def explain(
     ] = None,
     recipe: Annotated[str, typer.Option(help="Name or TOML file.")] = "small",
     stage: Annotated[Stage, typer.Option(help="Whose mixture of the recipe.")] = Stage.STAGE2,
+    where: Where = None,
     settings: Settings = None,
     as_json: Json = False,
 ) -> None:
@@ -37,7 +38,7 @@ def explain(
     from shards.kept_clean import drops
 
     quiet_transformers()
-    overrides = [*(settings or ()), *([] if mix is None else [f"{stage.value}.mix={mix}"])]
+    overrides = [*(settings or ()), *stage_overrides(stage.value, mix=mix, where=where)]
     resolved = load_recipe(recipe, stage=stage.value, overrides=overrides)
     stream, kept = open_stream(resolved, shards)
     counter, counted_with = find_counter(resolved)

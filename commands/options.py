@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from roikit import paths
+from roikit.config import toml_value
 
 
 class Stage(StrEnum):
@@ -15,6 +16,13 @@ class Stage(StrEnum):
     ALIGN = "align"
     STAGE1 = "stage1"
     STAGE2 = "stage2"
+
+
+class OnBad(StrEnum):
+    """What to do about a sample that cannot be read."""
+
+    RAISE = "raise"
+    QUARANTINE = "quarantine"
 
 
 def _shards_folder(text: str | Path) -> Path:
@@ -67,6 +75,33 @@ Settings = Annotated[
         help="Override the recipe; may be given several times.",
     ),
 ]
+
+
+Mix = Annotated[
+    str | None,
+    typer.Option(
+        "--mix",
+        metavar="MIX",
+        help="DATASET[@SPLIT][:TASK][=WEIGHT],… in place of the recipe's mixture.",
+        show_default="the recipe's",
+    ),
+]
+Where = Annotated[
+    str | None,
+    typer.Option(
+        "--where",
+        metavar="SQL",
+        help="Only conversations for which this condition on the manifest holds.",
+        show_default="the recipe's",
+    ),
+]
+
+
+def stage_overrides(stage: str, **values: str | None) -> list[str]:
+    """Return the values that were given as overrides of a stage's keys, text whatever they hold."""
+    return [
+        f"{stage}.{key}={toml_value(value)}" for key, value in values.items() if value is not None
+    ]
 
 
 def given(**options: Any) -> dict[str, Any]:

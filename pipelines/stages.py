@@ -72,6 +72,7 @@ def run_stage(
     """
     from roikit.train.run import train_stage
 
+    check_can_start(recipe)
     stream, kept = open_stream(recipe, shards, on_bad=on_bad, max_bad=max_bad)
     if kept.unresolved:
         log.warning("%s", unresolved_text(kept))
@@ -109,6 +110,17 @@ def run_stage(
         on_start=on_start,
         on_held_out=on_held_out,
     )
+
+
+def check_can_start(recipe: Recipe) -> None:
+    """Refuse a recipe that cannot be trained, before anything is opened or fetched for it.
+
+    Raises:
+        UsageError: its region encoder is unknown, or not built yet.
+    """
+    from roikit.model.regions import check_encoder
+
+    check_encoder(recipe.model.region_encoder)
 
 
 def open_stream(

@@ -1,11 +1,12 @@
 """Recipes: what a model is built from and how each stage trains it.
 
-A recipe is a TOML file with `seed` and `keep_clean` (both may be left out), a table `[model]` and
-one table a stage (`[align]`, `[stage1]`, `[stage2]`). Unknown keys are refused with the nearest
-known one. Every default stands here and nowhere else; a run saves its recipe resolved.
+A recipe is a TOML file with `name`, `seed` and `keep_clean` (all may be left out), a table
+`[model]` and one table a stage (`[align]`, `[stage1]`, `[stage2]`). Unknown keys are refused with
+the nearest known one. Every default stands here and nowhere else; a run saves its recipe resolved.
 """
 
 import difflib
+import json
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -40,7 +41,7 @@ KEEP_CLEAN = (
     "visual7w@test",
 )
 #: Keys that stand before the tables.
-_ROOT_KEYS = ("seed", "keep_clean")
+_ROOT_KEYS = ("name", "seed", "keep_clean")
 #: Keys of a stage with a few allowed values.
 _CHOICES = {
     "optimizer": ("adamw", "muon"),
@@ -61,6 +62,8 @@ FREE_KEYS = (
     "eval_every",
     "eval_size",
 )
+#: What a key's type is called in messages.
+_KINDS = {bool: "true or false,", int: "a whole number", float: "a number", str: "text"}
 _RECIPES = Path(__file__).parent / "recipes"
 
 
@@ -129,14 +132,14 @@ class StageRecipe:
     )
     lora_rank: int = 0  #: of LoRA adapters in the language model, whose weights then rest; 0: none
     lora_alpha: float = 32.0  #: LoRA's scale is alpha / rank
-    lora_dropout: float = 0.0
+    lora_dropout: float = 0.0  #: share of the adapters' inputs that is dropped in training
     lora_targets: tuple[str, ...] = ("all-linear",)  #: names of layers, as peft takes them
     dtype: str = "auto"  #: `bf16` (autocast), `fp32`, or `auto`: bf16 where the device has it
     parallel: str = (
         "auto"  #: `ddp`, `fsdp`, or `auto`: fsdp where the language model's weights learn
     )
     compile: bool = False  #: torch.compile the language model's layers
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = False  #: compute layers again instead of keeping activations
     save_every: int = 200  #: steps between checkpoints
     keep: int = 2  #: checkpoints kept beside the latest
     keep_best: int = 0  #: further checkpoints kept: those of the lowest held-out loss
@@ -158,7 +161,10 @@ class Recipe:
     def to_toml(self) -> str:
         """The resolved recipe as TOML, which `load_recipe` reads back."""
         model = _table("model", asdict(self.model))
-        root = f"seed = {self.seed}\nkeep_clean = {_toml(self.keep_clean)}\n"
+        root = (
+            f"name = {toml_value(self.name)}\nseed = {self.seed}\n"
+            f"keep_clean = {toml_value(self.keep_clean)}\n"
+        )
         return f"{root}\n{model}\n{_table(self.stage, asdict(self.run))}"
 
 
@@ -188,29 +194,34 @@ def load_recipe(name: str, *, stage: str | None, overrides: Sequence[str] = ()) 
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path}: {error}") from error
+    has_stages = [one for one in STAGES if one in tables]
     for override in overrides:
         _override(tables, override)
     allowed = (*_ROOT_KEYS, "model", *STAGES)
     for table, values in tables.items():
         if table not in allowed:
-            raise _unknown(f"recipe `{name}`: `{table}`", table, allowed)
+            raise _unknown_table(name, table, values, allowed)
         if table not in _ROOT_KEYS and not isinstance(values, dict):
             raise UsageError(f"recipe `{name}`: `{table}`: expected a table, got `{values}`")
     if stage is None:
         stage = next((s for s in STAGES if s in tables), STAGES[0])
-    if stage not in tables:
-        raise UsageError(
-            f"recipe `{name}`: has no stage `{stage}`",
-            hint=f"it has: {', '.join(t for t in STAGES if t in tables) or 'none'}",
-        )
+    for table in (stage, *(one for one in STAGES if one in tables)):
+        if table not in has_stages:  # an override alone makes no stage
+            raise UsageError(
+                f"recipe `{name}`: has no stage `{table}`",
+                hint=f"it has: {', '.join(has_stages) or 'none'}",
+            )
     for other in STAGES:  # an override of a stage that is not run now is still checked
         if other in tables:
             _check_stage(_build(StageRecipe, tables[other], other), other)
     seed = tables.get("seed", 0)
-    if not isinstance(seed, int):
+    if not isinstance(seed, int) or isinstance(seed, bool):
         raise UsageError(f"seed: expected a whole number, got `{seed}`")
+    called = tables.get("name", path.stem)  # a run's `recipe.toml` tells what it was called
+    if not isinstance(called, str) or not called:
+        raise UsageError(f"name: expected text, got `{called}`")
     return Recipe(
-        name=path.stem,
+        name=called,
         stage=stage,
         model=_build(ModelRecipe, tables.get("model", {}), "model"),
         run=_build(StageRecipe, tables[stage], stage),
@@ -242,8 +253,10 @@ def _override(tables: dict[str, Any], text: str) -> None:
     table, dot, name = key.strip().rpartition(".")
     if not dot:
         tables[name] = value
-    elif isinstance(tables.setdefault(table, {}), dict):
+    elif table not in _ROOT_KEYS and isinstance(tables.setdefault(table, {}), dict):
         tables[table][name] = value
+    else:
+        raise UsageError(f"--set {text}: `{table}` is no table", hint=f"--set {table}=VALUE")
 
 
 def _number_or_text(raw: str) -> float | str:
@@ -309,15 +322,19 @@ def _checked(value: Any, default: Any, path: str) -> Any:
         value = float(value) if fits else value
     elif isinstance(default, tuple):
         kind = type(default[0]) if default else str
-        fits = isinstance(value, list) and all(isinstance(item, kind) for item in value)
+        takes = (int, float) if kind is float else kind
+        fits = isinstance(value, list) and all(
+            isinstance(item, takes) and not isinstance(item, bool) for item in value
+        )
         if not fits:
-            example = _toml(default or ("projector",))
+            example = toml_value(default or ("projector",))
             raise UsageError(f"{path}: expected a list like `{example}`, got `{value}`")
-        value = tuple(value)
+        value = tuple(map(kind, value))
     else:
         fits = isinstance(value, type(default))
     if not fits:
-        raise UsageError(f"{path}: expected a value like `{_toml(default)}`, got `{value}`")
+        like = f"{_KINDS[type(default)]} like `{toml_value(default)}`"
+        raise UsageError(f"{path}: expected {like}, got `{value}`")
     return value
 
 
@@ -327,16 +344,29 @@ def _unknown(what: str, key: str, known: Any) -> UsageError:
     return UsageError(f"{what}: unknown key", hint=hint)
 
 
+def _unknown_table(recipe: str, table: str, values: Any, allowed: Sequence[str]) -> UsageError:
+    """Say what is wrong with a name before all tables: often a stage's key without its stage."""
+    for kind, home in ((StageRecipe, "STAGE"), (ModelRecipe, "model")):
+        if not isinstance(values, dict) and table in {f.name for f in fields(kind)}:
+            return UsageError(
+                f"recipe `{recipe}`: `{table}`: unknown key", hint=f"did you mean `{home}.{table}`?"
+            )
+    return _unknown(f"recipe `{recipe}`: `{table}`", table, allowed)
+
+
 def _table(name: str, values: Mapping[str, Any]) -> str:
-    return f"[{name}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in values.items())
+    return f"[{name}]\n" + "".join(
+        f"{key} = {toml_value(value)}\n" for key, value in values.items()
+    )
 
 
-def _toml(value: Any) -> str:
+def toml_value(value: Any) -> str:
+    """Return a key's value as TOML: whatever text holds, it comes back the same."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{escaped}"'
+        # JSON's strings are TOML's, but for one character that TOML wants spelled out
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, tuple | list):
-        return f"[{', '.join(map(_toml, value))}]"
+        return f"[{', '.join(map(toml_value, value))}]"
     return repr(value)

@@ -482,6 +482,13 @@ def test_mix_explain_gives_each_source_its_share(
         (["query", "delete from regions"], "read-only"),
         (["train", "stage2"], "expected the run that stage2 starts from"),
         (["train", "align", "--recipe", "tiny", "--set", "align.stepz=3"], "align.stepz: unknown"),
+        (
+            ["train", "stage2", "--recipe", "gpt4roi-7b"],
+            "`gpt4roi`, the reference's pyramid, is not",
+        ),
+        (["train", "align", "--gpus", "2"], "--mfu belong to --estimate"),
+        (["train", "align", "--estimate", "--mfu", "2"], "--mfu: expected a share above 0"),
+        (["train", "align", "--recipe", "tiny", "--mix", "vg=x"], "expected a positive weight"),
         (["eval", "nothing"], "got `nothing`"),
         (["chat", "photo.jpg"], "expected a finished run"),
         (["report"], "found no results"),
@@ -500,6 +507,57 @@ def test_what_the_user_got_wrong_is_one_error_and_exit_2(
     assert captured.out == ""
     assert captured.err.startswith("error: ") and said in captured.err.splitlines()[0]
     assert "Traceback" not in captured.err
+
+
+def test_a_recipe_that_cannot_start_is_refused_before_its_data_are_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ROIKIT_HOME", str(tmp_path))  # neither shards nor runs
+    for more in ((), ("--estimate",)):
+        assert run(monkeypatch, "train", "stage1", "--recipe", "gpt4roi-7b", *more) == 2
+        said = capsys.readouterr().err.splitlines()
+        assert "is not built yet, so this recipe cannot start" in said[0] and len(said) == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_cost_card_says_how_each_figure_is_known_and_leaves_nothing(
+    at_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(at_home.rglob("*"))
+    arguments = ["train", "stage2", "--recipe", "tiny", "--device", "cpu", "--estimate"]
+    arguments += ["--gpus", "4", "--set", "stage2.batch_size=8", "--where", "answer_words > 0"]
+    card = result(capsys, monkeypatch, *arguments)
+    assert sorted(at_home.rglob("*")) == before
+    figures = {figure["name"]: figure for figure in card["figures"]}
+    assert figures["language_model (learns)"]["known"] == "counted"
+    assert figures["tokens an epoch"]["known"] == "sampled"
+    assert figures["activations"]["known"] == "computed"
+    assert figures["GPU-hours"]["known"] == "assumed"
+    assert figures["steps"]["value"] == 700
+    assert figures["a step of a GPU's share on cpu"]["known"] == "measured"
+    assert card["trial"]["conversations"] == 2  # of the step's eight, a quarter
+    assert card["fits"] and not card["advice"]
+    assert run(monkeypatch, *arguments, "--gpu-memory", "0.5") == 0
+    said = capsys.readouterr().out
+    assert "does not fit into 0.5 GiB a GPU, nor with any setting that was tried" in said
+    assert "989 TFLOP/s a GPU at its peak, of which training reaches 35%" in said
+
+
+def test_a_runs_own_recipe_goes_on_with_it(
+    at_home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "align"
+    train = ["train", "align", "--out", str(out), "--device", "cpu"]
+    tiny = ["--recipe", "tiny", "--mix", "vg", "--where", 'answer_words > 0 -- a "note"']
+    steps = ["--set", "align.steps=1", "--set", "align.batch_size=2"]
+    result(capsys, monkeypatch, *train, *tiny, *steps)
+    told = (out / "recipe.toml").read_text()
+    assert told.startswith('name = "tiny"') and 'mix = "vg"' in told
+    again = result(capsys, monkeypatch, *train, "--recipe", str(out / "recipe.toml"))
+    assert again["resumed_from"] == 1
 
 
 def test_training_evaluation_and_chat_follow_each_other(

@@ -55,7 +55,16 @@ def build_model(
     language, tokenizer = _language(recipe, texts, tokenizer_folder)
     vision, tower, mean, std = _vision(recipe)
     _complete(tokenizer, recipe)
-    text_config = language.config if language is not None else _scratch_config(recipe, tokenizer)
+    text_config = (
+        language.config
+        if language is not None
+        else scratch_config(
+            recipe,
+            vocabulary=len(tokenizer),
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
     config = RoikitConfig(
         vision=vision,
         text_config=text_config,
@@ -126,15 +135,7 @@ def _pretrained_tokenizer(language: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(language)
     except (OSError, ValueError) as error:
-        raise _not_found(language) from error
-
-
-def _not_found(language: str) -> UsageError:
-    return UsageError(
-        f"model.language: `{language}` is neither a preset, a folder nor a model that can be "
-        "fetched",
-        hint="presets: scratch, smollm2-135m",
-    )
+        raise _not_to_be_had("model.language", language, ("scratch", "smollm2-135m")) from error
 
 
 def _check_sizes(recipe: ModelRecipe) -> None:
@@ -159,17 +160,20 @@ def _vision(
 ) -> tuple[dict[str, Any], nn.Module | None, tuple[float, ...], tuple[float, ...]]:
     """Tower description, pretrained tower (None: from scratch), mean and deviation a channel."""
     if recipe.vision == "plain":
-        side = -(-recipe.image_size // 8)
-        vision = {
-            "kind": "plain",
-            "width": recipe.vision_width,
-            "depth": recipe.vision_depth,
-            "side": side,
-        }
-        return vision, None, (0.5,) * 3, (0.25,) * 3
+        return plain_vision(recipe), None, (0.5,) * 3, (0.25,) * 3
     if recipe.vision == "efficientnet-lite0":
         return {"kind": "efficientnet-lite0"}, _lite0(), LITE_MEAN, LITE_STD
     return _hub_tower(recipe)
+
+
+def plain_vision(recipe: ModelRecipe) -> dict[str, Any]:
+    """Describe the tower `plain` that a recipe asks for."""
+    return {
+        "kind": "plain",
+        "width": recipe.vision_width,
+        "depth": recipe.vision_depth,
+        "side": -(-recipe.image_size // 8),
+    }
 
 
 def _lite0() -> nn.Module:
@@ -199,14 +203,12 @@ def _hub_tower(
 
     try:
         config = AutoConfig.from_pretrained(recipe.vision)
+        config = getattr(config, "vision_config", config)
+        pretrained = AutoModel.from_pretrained(recipe.vision, config=config)
     except (OSError, ValueError) as error:
-        raise UsageError(
-            f"model.vision: `{recipe.vision}` is neither a preset, a folder nor a model that can "
-            "be fetched",
-            hint="presets: plain, efficientnet-lite0",
+        raise _not_to_be_had(
+            "model.vision", recipe.vision, ("plain", "efficientnet-lite0")
         ) from error
-    config = getattr(config, "vision_config", config)
-    pretrained = AutoModel.from_pretrained(recipe.vision, config=config)
     mean, std = CLIP_MEAN, CLIP_STD
     try:
         images = AutoImageProcessor.from_pretrained(recipe.vision)
@@ -246,8 +248,18 @@ def _language(
     try:
         loaded = AutoModelForCausalLM.from_pretrained(recipe.language, dtype=torch.float32)
     except (OSError, ValueError) as error:
-        raise _not_found(recipe.language) from error
+        raise _not_to_be_had(
+            "model.language", recipe.language, ("scratch", "smollm2-135m")
+        ) from error
     return loaded, tokenizer
+
+
+def _not_to_be_had(key: str, name: str, presets: tuple[str, ...]) -> UsageError:
+    return UsageError(
+        f"{key}: `{name}` is neither a preset, a folder nor a model that can be fetched from here",
+        hint=f"presets: {', '.join(presets)}; without a network, download the model elsewhere and "
+        f"name its folder: --set {key}=DIR",
+    )
 
 
 def _smollm2_folder() -> Path:
@@ -295,11 +307,29 @@ def _learn_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
     return fast
 
 
-def _scratch_config(recipe: ModelRecipe, tokenizer: Any) -> Any:
+def package_config() -> Any:
+    """Return the configuration of the language model `smollm2-135m`, from its package.
+
+    Raises:
+        UsageError: the package is not installed.
+    """
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(_smollm2_folder(), gguf_file=_SMOLLM2_FILE)
+
+
+def scratch_config(recipe: ModelRecipe, *, vocabulary: int, **special_ids: int) -> Any:
+    """Return the configuration of the language model `scratch`.
+
+    Args:
+        recipe: its sizes.
+        vocabulary: tokens; the embedding has a multiple of 64 rows.
+        **special_ids: `eos_token_id` and `pad_token_id`.
+    """
     from transformers import LlamaConfig
 
     return LlamaConfig(
-        vocab_size=-(-len(tokenizer) // 64) * 64,
+        vocab_size=-(-vocabulary // 64) * 64,
         hidden_size=recipe.language_width,
         intermediate_size=3 * recipe.language_width,
         num_hidden_layers=recipe.language_layers,
@@ -308,6 +338,5 @@ def _scratch_config(recipe: ModelRecipe, tokenizer: Any) -> Any:
         max_position_embeddings=2048,
         tie_word_embeddings=True,
         bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        **special_ids,
     )

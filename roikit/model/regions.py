@@ -132,6 +132,24 @@ class ReplayEncoder(nn.Module):
 ENCODERS = {"replay": ReplayEncoder}
 
 
+def check_encoder(name: str) -> None:
+    """Refuse an encoder that cannot be built; nothing is read or fetched for it.
+
+    Raises:
+        UsageError: an unknown name, or the reference's, which is not built yet.
+    """
+    if name == "gpt4roi":
+        raise UsageError(
+            "model.region_encoder: `gpt4roi`, the reference's pyramid, is not built yet, so this "
+            "recipe cannot start",
+            hint="`--recipe base` trains with the encoder `replay`",
+        )
+    if name not in ENCODERS:
+        raise UsageError(
+            f"model.region_encoder: expected one of {', '.join(ENCODERS)}, got `{name}`"
+        )
+
+
 def build_encoder(
     name: str, *, in_channels: int, width: int, grid: int, box_embedding: bool
 ) -> ReplayEncoder:
@@ -140,6 +158,5 @@ def build_encoder(
     Raises:
         UsageError: an unknown name.
     """
-    if name not in ENCODERS:
-        raise UsageError(f"region_encoder: expected one of {', '.join(ENCODERS)}, got `{name}`")
+    check_encoder(name)
     return ENCODERS[name](in_channels, width, grid, box_embedding)
