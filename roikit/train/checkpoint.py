@@ -179,7 +179,7 @@ class Checkpoints:
         self._staged = {}
 
     def _stage(self) -> dict[str, Tensor]:
-        """Copy to CPU memory, which is kept for the next time: new pages cost more than the copy."""
+        """Copy to CPU memory, kept for the next time: new pages cost more than the copy."""
         staged = {}
         for name, tensor in _tensors(self._model, self._optimizers).items():
             kept = self._staged.get(name)
