@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.distributed.checkpoint import state_dict_saver
 
 from roikit.errors import RoikitError
 from roikit.model.generate import load_model
@@ -123,13 +124,13 @@ def test_only_what_learns_is_saved_and_what_is_shared_once(tmp_path: Path) -> No
 def test_a_save_does_not_see_the_steps_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    writing, may_write = checkpoint.state_dict_saver.save, threading.Event()
+    writing, may_write = state_dict_saver.save, threading.Event()
 
     def slow(*args: Any, **kwargs: Any) -> Any:
         may_write.wait(10)
         return writing(*args, **kwargs)
 
-    monkeypatch.setattr(checkpoint.state_dict_saver, "save", slow)
+    monkeypatch.setattr(state_dict_saver, "save", slow)
     model, optimizers, checkpoints = toy_checkpoints(tmp_path)
     learn(model, optimizers)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -244,7 +245,7 @@ def test_a_disk_without_room_is_said_before_anything_is_written(
     learn(model, optimizers)
     checkpoints.save(step=1, state={}, wait=True)
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage(10**6, 10**6, 5000))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(10**6, 10**6, 5000))
     monkeypatch.setattr(checkpoint, "begin", None)  # nothing may be made
     checkpoints.save(step=2, state={})
     with pytest.raises(RoikitError, match=r"step-00000002: .* about 1\.0 MB, 5\.0 kB are free"):
@@ -320,13 +321,13 @@ def test_a_damaged_checkpoint_costs_a_run_the_steps_since_the_one_before(
 def test_a_signal_during_a_save_saves_its_own_step_too(
     aligned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    writing = checkpoint.state_dict_saver.save
+    writing = state_dict_saver.save
 
     def slow(*args: Any, **kwargs: Any) -> Any:
         time.sleep(0.3)
         return writing(*args, **kwargs)
 
-    monkeypatch.setattr(checkpoint.state_dict_saver, "save", slow)
+    monkeypatch.setattr(state_dict_saver, "save", slow)
     out = tmp_path / "run"
 
     def stop(report: Any) -> None:
