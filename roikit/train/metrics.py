@@ -114,6 +114,7 @@ def plot_losses(runs: Mapping[str, Path], out: Path, *, title: str = "") -> None
 
     mpl.use("Agg")
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
@@ -138,6 +139,8 @@ def plot_losses(runs: Mapping[str, Path], out: Path, *, title: str = "") -> None
             )
     axes.set(xlabel="optimiser step", ylabel="loss (nats a token)", title=title)
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(LogFormatter())  # 0.2 and 3, not powers of ten
+    axes.yaxis.set_minor_formatter(LogFormatter())
     axes.grid(visible=True, which="both", color="0.93")
     axes.legend()
     figure.savefig(out, dpi=110, format="png")
