@@ -9,24 +9,28 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pipelines.phrasing import rephrase
+from pipelines.lengths import Lengths, measure_lengths
+from pipelines.phrasing import families, rephrase, version
+from pipelines.token_counts import TokenizerCounter
 from roikit.config import Recipe
 from roikit.errors import UsageError
 from roikit.mentions import plain
 from roikit.prompt import as_dialogue
 from roikit.runs import excluded_sha256
-from shards.commit import list_datasets
+from shards.commit import list_datasets, load_dataset
 from shards.kept_clean import KeptClean, resolve
+from shards.layout import sample_key
 from shards.mix import parse_mix
 from shards.read import iter_samples
 from shards.remote import pull_all, url_of
 from shards.selection import choose_conversations
 from shards.steps import Steps
-from shards.stream import Stream
+from shards.stream import Draw, Stream
 
 log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:  # training imports torch, which conversion must not
+    from roikit.model.processing import RoikitProcessor
     from roikit.train.metrics import HeldOutReport, StepReport
     from roikit.train.run import TrainResult
 
@@ -77,15 +81,15 @@ def run_stage(
     if kept.unresolved:
         log.warning("%s", unresolved_text(kept))
     excluded = kept.identities
+    steps = open_steps(recipe, stream)
+
+    def plan(processor: "RoikitProcessor") -> None:
+        steps.lengths = draw_lengths(recipe, stream, processor)
+
     return train_stage(
         recipe,
-        source=Steps(
-            stream,
-            batch_size=recipe.run.batch_size,
-            micro_batch=recipe.run.micro_batch,
-            layout=recipe.run.layout,
-            max_tokens=recipe.run.max_tokens,
-        ),
+        source=steps,
+        plan=plan if recipe.run.layout != "plain" else None,
         out=out,
         start=start,
         texts=lambda: training_texts(shards, frozenset(excluded)),
@@ -95,7 +99,10 @@ def run_stage(
             "where": recipe.run.where,
             "where_sha256": stream.chosen_sha256,
             "held_out": recipe.run.held_out,
+            "wordings": version(families()) if recipe.run.redraw_wording else None,
             "splits": stream.roots,
+            "sources": stream.source_quotas,
+            "licences": _licences(shards, stream),
             "kept_clean": {
                 "sha256": excluded_sha256(excluded),
                 "unresolved": list(kept.unresolved),
@@ -112,6 +119,57 @@ def run_stage(
     )
 
 
+def open_steps(recipe: Recipe, stream: Stream) -> Steps:
+    """Cut a stream into a recipe's steps; layouts by length are still to be given the lengths."""
+    run = recipe.run
+    return Steps(
+        stream,
+        batch_size=run.batch_size,
+        micro_batch=run.micro_batch,
+        layout=run.layout,
+        max_tokens=run.max_tokens,
+    )
+
+
+def draw_lengths(
+    recipe: Recipe, stream: Stream, processor: "RoikitProcessor"
+) -> Callable[[Draw], int]:
+    """Return what says how many tokens a draw takes, measured once a split and tokenizer.
+
+    Args:
+        recipe: whose caps and limits hold.
+        stream: whose draws they are.
+        processor: whose tokens are counted.
+    """
+    counter = TokenizerCounter(processor.tokenizer)
+    measured = {}
+    for source in stream.sources:
+        index = source.index
+        if index.merkle_root not in measured:
+            log.info("measuring the lengths of `%s@%s`", index.dataset, index.split)
+            measured[index.merkle_root] = Lengths(
+                measure_lengths(index, counter),
+                index,
+                num_image_tokens=processor.num_image_tokens,
+                num_region_tokens=processor.num_region_tokens,
+            )
+
+    def tokens(draw: Draw) -> int:
+        index = stream.sources[draw.source].index
+        number = int(index.number[index.conversation_sample[draw.row]])
+        return measured[index.merkle_root].tokens(
+            draw.row,
+            seed=recipe.seed,
+            key=sample_key(index.dataset, index.split, number),
+            passes=draw.passes,
+            max_exchanges=recipe.run.max_exchanges,
+            asked_together=recipe.run.asked_together,
+            max_tokens=recipe.run.max_tokens,
+        )
+
+    return tokens
+
+
 def check_can_start(recipe: Recipe) -> None:
     """Refuse a recipe that cannot be trained, before anything is opened or fetched for it.
 
@@ -121,6 +179,12 @@ def check_can_start(recipe: Recipe) -> None:
     from roikit.model.regions import check_encoder
 
     check_encoder(recipe.model.region_encoder)
+
+
+def _licences(shards: Path, stream: Stream) -> dict[str, str | None]:
+    """Return what each split's commit says of its terms."""
+    splits = {(one.entry.dataset, one.entry.split) for one in stream.sources}
+    return {f"{d}/{s}": load_dataset(shards, d, s).licence for d, s in sorted(splits)}
 
 
 def open_stream(

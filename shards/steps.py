@@ -36,8 +36,8 @@ class Steps:
         layout: `plain`: each conversation in a row of its own, as drawn. `packed`: short ones share
             a row, and micro-batches hold about equally many tokens. `grouped`: a row each, and a
             step holds conversations of about one length.
-        lengths: tokens of the conversation that a draw stands for; an estimate will do. Needed for
-            `packed` and `grouped`.
+        lengths: tokens of the conversation that a draw stands for; an estimate will do. Needed by
+            `packed` and `grouped` before the first step; may be set later.
         max_tokens: no packed row is planned longer.
     """
 
@@ -51,14 +51,12 @@ class Steps:
         lengths: Callable[[Draw], int] | None = None,
         max_tokens: int = 2048,
     ) -> None:
-        if layout != "plain" and lengths is None:
-            raise UsageError(f"layout `{layout}`: expected the conversations' lengths, got none")
         self.stream = stream
         self.batch_size = batch_size
         self.micro_batch = micro_batch
         self.layout = layout
         self.max_tokens = max_tokens
-        self._lengths = lengths
+        self.lengths = lengths
         self._window_steps = max(_WINDOW_STEPS, _WINDOW_PLACES // batch_size)
         self._window = lru_cache(maxsize=2)(self._plan_window)
 
@@ -135,8 +133,11 @@ class Steps:
         return self.stream.held_out_examples(limit)
 
     def _length(self, place: int) -> int:
-        assert self._lengths is not None
-        return self._lengths(self.stream.draw(place))
+        if self.lengths is None:
+            raise UsageError(
+                f"layout `{self.layout}`: expected the conversations' lengths, got none"
+            )
+        return self.lengths(self.stream.draw(place))
 
     def _plan_window(self, window: int) -> list[list[tuple[int, int]]]:
         """Return the (place, tokens) of each step of a window."""

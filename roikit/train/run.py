@@ -75,6 +75,7 @@ def train_stage(
     start: Path | None = None,
     texts: Callable[[], Iterable[str]] | None = None,
     rephrase: Rephrase | None = None,
+    plan: Callable[[RoikitProcessor], None] | None = None,
     data: Mapping[str, Any] | None = None,
     excluded: Sequence[str] = (),
     device: str = "auto",
@@ -97,6 +98,8 @@ def train_stage(
         start: the run or model to start from; None builds a new model.
         texts: training text, for a tokenizer that has to be learned with a new model.
         rephrase: says questions in other words, at every pass anew; None keeps the stored ones.
+        plan: told the processor before the first step is asked of `source`, which may measure its
+            texts with it; in the main process first, so that the others find what it has kept.
         data: what identifies the training data (roots, mixture), saved with the run.
         excluded: the pictures that `source` leaves out, saved beside it; `data` holds their hash.
         device: `auto` or a torch device.
@@ -134,6 +137,10 @@ def train_stage(
         model, processor = _prepared(
             recipe, world, start, texts, out / "processor", None if has_run else claim
         )
+        if plan is not None:
+            world.on_main(lambda: plan(processor))
+            if not world.is_main:
+                plan(processor)
         bf16 = uses_bf16(recipe.run.dtype, world.device)
         with advice_when_full(model, recipe, world):
             spread_model = spread(model, recipe.run, world, bf16=bf16)
