@@ -135,7 +135,7 @@ class Steps:
     def _length(self, place: int) -> int:
         if self.lengths is None:
             raise UsageError(
-                f"layout `{self.layout}`: expected the conversations' lengths, got none"
+                f"layout `{self.layout}`: expected the lengths of draws, got none"
             )
         return self.lengths(self.stream.draw(place))
 
