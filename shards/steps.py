@@ -134,9 +134,7 @@ class Steps:
 
     def _length(self, place: int) -> int:
         if self.lengths is None:
-            raise UsageError(
-                f"layout `{self.layout}`: expected the lengths of draws, got none"
-            )
+            raise UsageError(f"layout `{self.layout}`: expected the lengths of draws, got none")
         return self.lengths(self.stream.draw(place))
 
     def _plan_window(self, window: int) -> list[list[tuple[int, int]]]:
