@@ -11,7 +11,8 @@ from roikit.batch import Batch
 from roikit.config import StageRecipe
 from roikit.errors import UsageError
 from roikit.train.held_out import HeldOut
-from roikit.train.loop import batch_loss, choose_parts
+from roikit.train.loop import batch_loss
+from roikit.train.parts import choose_parts
 from roikit.train.metrics import HeldOutReport
 from tests.roikit.conftest import make_example
 
