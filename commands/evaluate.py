@@ -41,9 +41,9 @@ def evaluate(
 ) -> None:
     """Measure a model, or another system's answers, on a benchmark.
 
-    Writes one JSON file and, beside it, every answer as Parquet; the scores also go into the card of
-    a model that `roikit train` made. The control `swapped` gives each
-    region the box of another one of the same picture, `blank` an empty picture.
+    Writes one JSON file and, beside it, every answer as Parquet; the scores also go into the card
+    of a model that `roikit train` made. The control `swapped` gives each region the box of another
+    one of the same picture, `blank` an empty picture.
 
     Example: roikit eval vcr --model runs/stage2 --limit 1000
     """

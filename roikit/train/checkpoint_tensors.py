@@ -39,9 +39,7 @@ def collect(model: nn.Module, optimizers: list[Optimizer]) -> dict[str, Tensor]:
     return tensors
 
 
-def put_back(
-    tensors: Mapping[str, Tensor], model: nn.Module, optimizers: list[Optimizer]
-) -> None:
+def put_back(tensors: Mapping[str, Tensor], model: nn.Module, optimizers: list[Optimizer]) -> None:
     """Give model and optimisers the tensors that `collect` named, after they were read."""
     weights: dict[str, Any] = {}
     states: dict[str, Any] = {}

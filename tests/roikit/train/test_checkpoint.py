@@ -174,6 +174,9 @@ def test_the_last_and_the_best_are_kept(tmp_path: Path) -> None:
     assert [p.name[-1] for p in sorted(tmp_path.glob("step-*"))] == ["2", "4", "6", "7"]
     assert (tmp_path / "best").resolve().name == "step-00000002"
     assert (tmp_path / "latest").resolve().name == "step-00000007"
+    fewer = Checkpoints(tmp_path, model=model, optimizers=optimizers, keep=0)
+    fewer.save(step=8, state={}, wait=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["latest", "step-00000008"]
 
 
 @pytest.mark.parametrize("damage", [cut_short, flip_a_bit])

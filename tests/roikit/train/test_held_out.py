@@ -12,8 +12,8 @@ from roikit.config import StageRecipe
 from roikit.errors import UsageError
 from roikit.train.held_out import HeldOut
 from roikit.train.loop import batch_loss
-from roikit.train.parts import choose_parts
 from roikit.train.metrics import HeldOutReport
+from roikit.train.parts import choose_parts
 from tests.roikit.conftest import make_example
 
 RUN = StageRecipe(batch_size=4, max_tokens=200, dtype="fp32")

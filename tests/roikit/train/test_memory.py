@@ -10,7 +10,7 @@ import torch
 from roikit.errors import RoikitError
 from roikit.model.modeling import RoikitForConditionalGeneration
 from roikit.train.feed import StepReader
-from roikit.train.loop import _loss
+from roikit.train.loop import batch_loss
 from roikit.train.parts import prepare
 from tests.roikit.conftest import TEXTS, TINY, ToySource
 from tests.roikit.train.test_train import make_recipe, run
@@ -72,7 +72,7 @@ def kept_and_gradients(**changes: Any) -> tuple[int, dict[str, torch.Tensor], fl
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        loss = _loss(built.model, built.processor, batch, 10.0)
+        loss = batch_loss(built.model, built.processor, batch, 10.0)
     total = sum(kept.values())
     loss.backward()
     gradients = {n: p.grad for n, p in built.model.named_parameters() if p.grad is not None}

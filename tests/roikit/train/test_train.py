@@ -166,9 +166,7 @@ def test_bfloat16_learns_much_the_same_and_saves_float32(
     for dtype in ("fp32", "bf16"):
         recipe = make_recipe(stage="stage2", train=parts, steps=3, dtype=dtype)
         run(tmp_path / dtype, recipe, start=aligned)
-    exact, rounded = (
-        [loss for _, loss in losses(tmp_path / dtype)] for dtype in ("fp32", "bf16")
-    )
+    exact, rounded = ([loss for _, loss in losses(tmp_path / dtype)] for dtype in ("fp32", "bf16"))
     assert rounded != exact
     assert rounded == pytest.approx(exact, rel=0.1)
     model = load_model(tmp_path / "bf16", device="cpu").model
