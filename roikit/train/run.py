@@ -133,11 +133,14 @@ def train_stage(
             )
 
         def check(model: RoikitForConditionalGeneration) -> None:
+            every = recipe.run.save_every
+            if recipe.run.keep_best:  # each evaluation is followed by a save
+                every = min(every, recipe.run.eval_every)
             check_room(
                 out,
                 model=model,
                 optimizers=build_optimizers(model, recipe.run),
-                saves=-(-steps // recipe.run.save_every),
+                saves=-(-steps // every),
                 kept=1 + recipe.run.keep + recipe.run.keep_best,
             )
 
