@@ -6,7 +6,7 @@ OUT/recipe.toml     the recipe, resolved
 OUT/run.json        what the run started from and which data it reads
 OUT/excluded.txt    the pictures it leaves out, one identity a line
 OUT/metrics.jsonl   one line a step
-OUT/checkpoints/    see checkpoint.py
+OUT/checkpoints/    see checkpoint_files.py
 OUT/model/          the result, for `from_pretrained`; there only once the run is finished
 OUT/loss.png
 """
