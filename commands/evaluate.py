@@ -41,8 +41,9 @@ def evaluate(
 ) -> None:
     """Measure a model, or another system's answers, on a benchmark.
 
-    Writes one JSON file and, beside it, every answer as Parquet. The control `swapped` gives each
-    region the box of another one of the same picture, `blank` an empty picture.
+    Writes one JSON file and, beside it, every answer as Parquet; the scores also go into the card
+    of a model that `roikit train` made. The control `swapped` gives each region the box of another
+    one of the same picture, `blank` an empty picture.
 
     Example: roikit eval vcr --model runs/stage2 --limit 1000
     """
@@ -50,6 +51,7 @@ def evaluate(
     from roikit.evaluate import benchmarks
     from roikit.evaluate.predictions import Predictions, read_predictions
     from roikit.evaluate.predictor import ModelPredictor
+    from roikit.evaluate.report import card_row
     from roikit.evaluate.report import render as result_table
     from roikit.evaluate.result import save
     from roikit.evaluate.run import evaluate as run
@@ -63,6 +65,7 @@ def evaluate(
         raise UsageError(f"`{out}` exists", hint="pass --overwrite, or another --out")
     data_root = open_split(shards, benchmark.dataset, split).merkle_root
     predictor: ModelPredictor | Predictions
+    folder: Path | None = None
     about: dict[str, Any] = {}
     if predictions is not None:
         if model is not None:
@@ -91,6 +94,13 @@ def evaluate(
             **about,
         )
     record = save(result, out, overwrite=overwrite)
+    if folder is not None:
+        from roikit.train.card import add_scores
+
+        try:
+            add_scores(folder, f"{name}@{split}", card_row(result))
+        except OSError as error:  # the result is safe; models of others are often read-only
+            render.note(f"{folder}: its card does not have the scores: {error.strerror}")
     if as_json:
         return render.document(record)
     render.console().print(result_table(result))

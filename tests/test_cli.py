@@ -586,6 +586,8 @@ def test_training_evaluation_and_chat_follow_each_other(
     # the runs say what they were trained on: coco in align and stage 1, vg in stage 2
     assert record["leak"]["found"] == 0 and record["leak"]["total"] > 0
     assert (runs / "eval" / record["predictions"]).is_file()
+    card = (runs / "stage2" / "model" / "README.md").read_text()
+    assert "| `coco-category@val` | " in card and "limited to 3 items" in card
     (reported,) = result(capsys, monkeypatch, "report")
     assert reported["benchmark"] == "coco-category"
     picture = next((at_home / "world" / "coco" / "val2017").glob("*.jpg"))

@@ -252,10 +252,8 @@ def report(results: Sequence[Result]) -> RenderableType:
 
 
 def _table(name: str, results: Sequence[Result]) -> Table:
-    benchmark = benchmarks.get(name)
     published = [row for row in PUBLISHED if row.benchmark == name]
-    is_choice = benchmark.kind == "choice"
-    metrics = ["q_a", "qa_r", "q_ar"] if is_choice else list(benchmark.headline)
+    metrics = _shown_metrics(name)
     table = Table(title=name, caption_justify="left")
     table.add_column("system")
     table.add_column("split")
@@ -274,7 +272,7 @@ def _table(name: str, results: Sequence[Result]) -> Table:
         if reasons := incomparable(result):
             mark = f" [{len(footnotes) + 1}]"
             footnotes.append(f"[{len(footnotes) + 1}] does not compare: {'; '.join(reasons)}")
-        for way, scores in _ways(result, metrics, is_choice).items():
+        for way, scores in _ways(result).items():
             system = Text(
                 (record.system or "this run") + (f", {heading(way)}" if way else "") + mark
             )
@@ -284,9 +282,31 @@ def _table(name: str, results: Sequence[Result]) -> Table:
     return table
 
 
-def _ways(result: Result, metrics: Sequence[str], is_choice: bool) -> dict[str, dict[str, Score]]:
+def card_row(result: Result) -> dict[str, str]:
+    """Return what a model's card says of a result: scores, items, what a reader must know."""
+    scores = [
+        f"{heading(metric)}{f' ({heading(way)})' if way else ''} {_with_interval(score)}"
+        for way, shown in _ways(result).items()
+        for metric, score in shown.items()
+    ]
+    reasons = incomparable(result)
+    remarks = [f"does not compare with published numbers: {'; '.join(reasons)}"] if reasons else []
+    return {
+        "scores": "; ".join(scores),
+        "items": f"{result.record.items:,}",
+        "remarks": ". ".join([*remarks, result.seen_in_training]),
+    }
+
+
+def _shown_metrics(name: str) -> list[str]:
+    benchmark = benchmarks.get(name)
+    return ["q_a", "qa_r", "q_ar"] if benchmark.kind == "choice" else list(benchmark.headline)
+
+
+def _ways(result: Result) -> dict[str, dict[str, Score]]:
     """Return the shown scores by way of picking; one unnamed way where nothing is picked."""
-    if not is_choice:
+    metrics = _shown_metrics(result.record.benchmark)
+    if benchmarks.get(result.record.benchmark).kind != "choice":
         return {"": {m: result.scores[m] for m in metrics if m in result.scores}}
     ways: dict[str, dict[str, Score]] = {}
     for name, score in result.scores.items():

@@ -1,7 +1,7 @@
 """The model card of a run: where its weights come from, in words that the run's files back.
 
 In: the recipe and what stands in the run's folder. Out: Markdown. It says nothing that was not
-recorded; scores come in with `add_scores`, once a benchmark was run.
+recorded; scores come in with `add_scores`, whenever a benchmark is run.
 """
 
 import json
@@ -14,7 +14,7 @@ from torch import nn
 
 from roikit.config import Recipe
 from roikit.runs import EXCLUDED_NAME
-from roikit.train.metrics import read_metrics
+from roikit.train.metrics import METRICS_NAME, read_held_out, read_metrics
 
 CARD_NAME = "README.md"
 _SCORES = re.compile(r"(?<=## Scores\n\n).*?(?=\n\n## )", re.DOTALL)
@@ -49,18 +49,27 @@ def model_card(recipe: Recipe, model: nn.Module, run: Path, *, has_adapter: bool
     return "\n\n".join(parts) + "\n"
 
 
-def add_scores(model: Path, rows: Sequence[Mapping[str, str]]) -> None:
-    """Put a table of scores into a model's card, in place of the one it has.
+def add_scores(model: Path, benchmark: str, row: Mapping[str, str]) -> None:
+    """Put a benchmark's row into the table of scores of a model's card, in place of an older one.
 
     Args:
-        model: folder of the model, or of the run that holds it.
-        rows: one a score, with the same keys, which become the columns; not empty.
+        model: folder of the model, or of the run that holds it; without a card of ours it is left
+            as it is.
+        benchmark: with its split.
+        row: what is said of it, by column; the columns are the same for all benchmarks.
     """
     file = (model / "model" if (model / "model").is_dir() else model) / CARD_NAME
-    table = _table(list(rows[0]), [list(row.values()) for row in rows])
-    text = _SCORES.sub(lambda _: table, file.read_text(encoding="utf-8"), count=1)
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    found = _SCORES.search(text)
+    if found is None:
+        return
+    name = f"`{benchmark}`"
+    head, rule, new = _table(["benchmark", *row], [[name, *row.values()]]).splitlines()
+    older = [line for line in found[0].splitlines() if line.startswith("| `")]
+    rows = sorted([new, *(line for line in older if not line.startswith(f"| {name} |"))])
+    table = "\n".join([head, rule, *rows])
     temporary = file.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_text(text[: found.start()] + table + text[found.end() :], encoding="utf-8")
     temporary.replace(file)
 
 
@@ -69,7 +78,7 @@ def _count(model: nn.Module) -> str:
 
 
 def _training(recipe: Recipe, about: Mapping[str, Any], run: Path, *, has_adapter: bool) -> str:
-    lines = list(read_metrics(run / "metrics.jsonl"))
+    lines = list(read_metrics(run / METRICS_NAME))
     start = "new weights, or pretrained parts that the recipe names"
     if about["start"]:
         start = f"`{about['start']}` (SHA-256 of its weights: `{about['start_sha256']}`)"
@@ -92,23 +101,21 @@ def _training(recipe: Recipe, about: Mapping[str, Any], run: Path, *, has_adapte
                 f"{sum(x['loss'] for x in last) / len(last):.4f}",
             ],
         ]
-        held_out = [line for line in lines if line.get("held_out_loss") is not None]
-        if held_out:
-            found = held_out[-1]
-            rows.append([f"held-out loss, step {found['step']:,}", f"{found['held_out_loss']:.4f}"])
+        for found in list(read_held_out(run / METRICS_NAME))[-1:]:
+            rows.append([f"held-out loss, step {found['step']:,}", f"{found['held_out']:.4f}"])
     return _table(["", ""], rows)
 
 
 def _data(recipe: Recipe, data: Mapping[str, Any], run: Path) -> str:
     sources: Mapping[str, int] = data.get("sources", {})
-    licences: Mapping[str, str] = data.get("licences", {})
+    licences: Mapping[str, str | None] = data.get("licences", {})
     text = [f"Mixture: `{data.get('mix', recipe.run.mix) or 'not recorded'}`"]
     if sources:
         rows = [[f"`{name}`", f"{count:,}"] for name, count in sources.items()]
         text.append(_table(["source", "conversations an epoch"], rows))
     if data.get("splits"):
         rows = [
-            [f"`{name}`", f"`{root}`", licences.get(name, "not recorded")]
+            [f"`{name}`", f"`{root}`", licences.get(name) or "not recorded"]
             for name, root in data["splits"].items()
         ]
         text.append(_table(["shards", "Merkle root", "licence"], rows))

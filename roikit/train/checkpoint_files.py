@@ -155,6 +155,8 @@ def prune(folder: Path, *, newest: Path, keep: int, keep_best: int) -> None:
             _remove(path)
     if best:
         _link(folder / "best", best[0])
+    else:  # a run that goes on may keep none any more
+        (folder / "best").unlink(missing_ok=True)
 
 
 def sweep(folder: Path) -> None:

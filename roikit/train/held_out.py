@@ -43,7 +43,7 @@ class HeldOut:
         world_size: processes.
 
     Raises:
-        UsageError: no example, or none that anything can be learned from.
+        UsageError: as `first_row` does.
     """
 
     def __init__(
@@ -56,34 +56,11 @@ class HeldOut:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        if not examples:
-            raise UsageError(
-                "held_out: no picture of the mixture is held out",
-                hint="hold more out (held_out), or leave out evaluation (eval_every=0)",
-            )
-
-        def encode(some: Sequence[Example]) -> Iterator[Row]:
-            for example in some:
-                row = encode_example(
-                    example,
-                    processor,
-                    max_tokens=run.max_tokens,
-                    max_exchanges=run.max_exchanges,
-                    asked_together=run.asked_together,
-                    seed=seed,
-                )
-                if row is not None:
-                    yield row
-
         size = run.micro_batch or -(-run.batch_size // world_size)
-        rows = sorted(encode(examples[rank::world_size]), key=lambda row: len(row.input_ids))
+        share = examples[rank::world_size]
+        rows = sorted(_rows(share, processor, run, seed), key=lambda row: len(row.input_ids))
         # A share without a row still takes part: under FSDP every forward is everybody's.
-        spare = rows[:1] or list(_first(encode(examples)))
-        if not spare:
-            raise UsageError(
-                f"held_out: nothing can be learned from any of {len(examples)} conversations",
-                hint="raise max_tokens, or look at the mixture with `roikit show`",
-            )
+        spare = rows[:1] or [first_row(examples, processor, run, seed=seed)]
 
         def make_batch(some: list[Row]) -> Batch:
             return collate([[row] for row in some], pad_token_id=processor.pad_token_id)
@@ -128,10 +105,42 @@ class HeldOut:
         )
 
 
-def _first(rows: Iterator[Row]) -> Iterator[Row]:
-    for row in rows:
-        yield row
-        return
+def first_row(
+    examples: Sequence[Example], processor: RoikitProcessor, run: StageRecipe, *, seed: int
+) -> Row:
+    """Return the first held-out conversation that anything can be learned from.
+
+    Raises:
+        UsageError: no example, or none that anything can be learned from.
+    """
+    if not examples:
+        raise UsageError(
+            "held_out: no picture of the mixture is held out",
+            hint="hold more out (held_out), or leave out evaluation (eval_every=0)",
+        )
+    row = next(_rows(examples, processor, run, seed), None)
+    if row is None:
+        raise UsageError(
+            f"held_out: nothing can be learned from any of {len(examples)} conversations",
+            hint="raise max_tokens, or look at the mixture with `roikit show`",
+        )
+    return row
+
+
+def _rows(
+    examples: Sequence[Example], processor: RoikitProcessor, run: StageRecipe, seed: int
+) -> Iterator[Row]:
+    for example in examples:
+        row = encode_example(
+            example,
+            processor,
+            max_tokens=run.max_tokens,
+            max_exchanges=run.max_exchanges,
+            asked_together=run.asked_together,
+            seed=seed,
+        )
+        if row is not None:
+            yield row
 
 
 @contextlib.contextmanager

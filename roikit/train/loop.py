@@ -91,7 +91,7 @@ def train_steps(
         with advice_when_full(model, recipe, world, feeding.batches):
             # losses are scaled so that the mean over processes is the mean over the step's labels
             divisor = max(1, num_labels) / world.world_size
-            losses = _gradients(model, processor, feeding.batches, idle, divisor, world, bf16)
+            losses = gradients(model, processor, feeding.batches, idle, divisor, world, bf16)
             batches = [batch for batch in feeding.batches if batch is not None]
             tokens = sum(batch.num_tokens for batch in batches)
             places = sum(batch.input_ids.numel() for batch in batches)
@@ -141,6 +141,32 @@ def train_steps(
     _agree(world, stopped_by, labels=0, failure=failure)
 
 
+def gradients(
+    model: nn.Module,
+    processor: RoikitProcessor,
+    batches: Sequence[Batch | None],
+    idle: Batch,
+    divisor: float,
+    world: World,
+    bf16: bool,
+) -> list[float]:
+    """Add up the gradients of this process's micro-batches and return their losses.
+
+    Where a micro-batch is None, this process has no part in it and computes `idle`, since the
+    others wait for it. `divisor` is what the sum over labels is divided by.
+    """
+    losses = []
+    for i, batch in enumerate(batches):
+        with synchronised(model, is_last=i == len(batches) - 1):
+            here = idle if batch is None else to_device(batch, world.device)
+            with autocast(world.device, bf16=bf16):
+                part = batch_loss(model, processor, here, divisor)
+            part.backward()
+        losses.append(part.detach())
+    found: list[float] = torch.stack(losses).tolist()  # the device is waited for once
+    return found
+
+
 def _next_feeding(
     feedings: Iterator[Feeding],
     world: World,
@@ -180,32 +206,6 @@ def _agree(
     if terminated or interrupted:
         raise Interrupted(signal.SIGTERM if terminated else signal.SIGINT)
     return int(num_labels)
-
-
-def _gradients(
-    model: nn.Module,
-    processor: RoikitProcessor,
-    batches: Sequence[Batch | None],
-    idle: Batch,
-    divisor: float,
-    world: World,
-    bf16: bool,
-) -> list[float]:
-    """Add up the gradients of this process's micro-batches and return their losses.
-
-    Where a micro-batch is None, this process has no part in it and computes `idle`, since the
-    others wait for it. `divisor` is what the sum over labels is divided by.
-    """
-    losses = []
-    for i, batch in enumerate(batches):
-        with synchronised(model, is_last=i == len(batches) - 1):
-            here = idle if batch is None else to_device(batch, world.device)
-            with autocast(world.device, bf16=bf16):
-                part = batch_loss(model, processor, here, divisor)
-            part.backward()
-        losses.append(part.detach())
-    found: list[float] = torch.stack(losses).tolist()  # the device is waited for once
-    return found
 
 
 @contextlib.contextmanager

@@ -3,13 +3,12 @@
 OUT/quarantined.jsonl has one line each. Another sample of the same source stood in its place.
 """
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 from roikit.errors import CorruptSampleError
-from roikit.train.metrics import read_metrics
+from roikit.json_lines import append_line, read_lines
 
 log = logging.getLogger(__name__)
 
@@ -20,15 +19,16 @@ class Quarantine:
     """The list of a run, and its limit.
 
     Args:
-        out: the run's folder; None keeps the list in memory, for ranks that write nothing.
+        out: the run's folder.
         max_bad: different samples that may be on it.
+        writes: whether this process writes the list and tells of it.
     """
 
     def __init__(self, out: Path, *, max_bad: int, writes: bool = True) -> None:
         self._file = out / QUARANTINE_NAME
         self._max_bad = max_bad
         self._writes = writes
-        self._keys = {line["key"] for line in read_metrics(self._file)}
+        self._keys = {line["key"] for line in read_lines(self._file)}
 
     def add(self, found: Mapping[str, str], *, step: int) -> None:
         """Note samples found unreadable, each once a run.
@@ -45,8 +45,7 @@ class Quarantine:
                 continue
             self._keys.add(key)
             if self._writes:
-                with self._file.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({"key": key, "step": step, "why": why}) + "\n")
+                append_line(self._file, {"key": key, "step": step, "why": why})
                 log.warning("left out `%s`: %s", key, why)
             if len(self._keys) > self._max_bad:
                 raise CorruptSampleError(

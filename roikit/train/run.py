@@ -6,7 +6,7 @@ OUT/recipe.toml     the recipe, resolved
 OUT/run.json        what the run started from and which data it reads
 OUT/excluded.txt    the pictures it leaves out, one identity a line
 OUT/metrics.jsonl   one line a step
-OUT/checkpoints/    see checkpoint.py
+OUT/checkpoints/    see checkpoint_files.py
 OUT/model/          the result, for `from_pretrained`; there only once the run is finished
 OUT/loss.png
 """
@@ -30,9 +30,10 @@ from roikit.model.generate import load_model
 from roikit.model.modeling import RoikitForConditionalGeneration
 from roikit.model.processing import RoikitProcessor
 from roikit.train.checkpoint import Checkpoints
+from roikit.train.checkpoint_space import check_room
 from roikit.train.export import export
 from roikit.train.feed import StepReader, StepSource, feed
-from roikit.train.held_out import HeldOut
+from roikit.train.held_out import HeldOut, first_row
 from roikit.train.loop import (
     Interrupted,
     Progress,
@@ -131,12 +132,30 @@ def train_stage(
                 out=out, model=model_folder, steps=steps, resumed_from=steps, last_loss=None
             )
 
-        def claim(processor: RoikitProcessor) -> None:
+        def check(model: RoikitForConditionalGeneration) -> None:
+            every = recipe.run.save_every
+            if recipe.run.keep_best:  # each evaluation is followed by a save
+                every = min(every, recipe.run.eval_every)
+            check_room(
+                out,
+                model=model,
+                optimizers=build_optimizers(model, recipe.run),
+                saves=-(-steps // every),
+                kept=1 + recipe.run.keep + recipe.run.keep_best,
+            )
+
+        def claim(model: RoikitForConditionalGeneration, processor: RoikitProcessor) -> None:
+            check(model)
+            if recipe.run.eval_every:
+                examples = source.held_out(recipe.run.eval_size)
+                first_row(examples, processor, recipe.run, seed=recipe.seed)
             make_folder(out, identity, recipe, processor, excluded)
 
         model, processor = _prepared(
             recipe, world, start, texts, out / "processor", None if has_run else claim
         )
+        if has_run:
+            world.on_main(lambda: check(model))
         if plan is not None:
             world.on_main(lambda: plan(processor))
             if not world.is_main:
@@ -170,15 +189,20 @@ def train_stage(
                 state = {"stream": progress.stream_state, "recipe": recipe.to_toml()}
                 checkpoints.save(step=progress.step, state=state, score=score, wait=wait)
 
-        def after_step(report: StepReport, keys: tuple[str, ...]) -> None:
+        def note(report: StepReport, keys: tuple[str, ...]) -> None:
             watch.step(report, keys)
             losses.append(report.loss)
             if on_step is not None and world.is_main:
                 on_step(report)
             checkpoints.check()
+
+        def after_step(report: StepReport, keys: tuple[str, ...]) -> None:
             is_last = report.step == steps
             score = None
-            if measure is not None and (is_last or report.step % recipe.run.eval_every == 0):
+            if measure is None or not (is_last or report.step % recipe.run.eval_every == 0):
+                note(report, keys)
+            else:  # all processes evaluate, or none: who failed before would be waited for
+                world.together(lambda: note(report, keys))
                 found = measure(report.step)
                 watch.held_out(found)
                 if on_held_out is not None and world.is_main:
@@ -284,7 +308,7 @@ def _prepared(
     start: Path | None,
     texts: Callable[[], Iterable[str]] | None,
     saved_processor: Path,
-    claim: Callable[[RoikitProcessor], None] | None,
+    claim: Callable[[RoikitForConditionalGeneration, RoikitProcessor], None] | None,
 ) -> tuple[RoikitForConditionalGeneration, RoikitProcessor]:
     """The model before the first step, its parts chosen, the same in every process.
 
@@ -310,8 +334,7 @@ def _prepared(
 
     def begin() -> None:
         first.append(build(None))
-        build_optimizers(first[0][0], recipe.run)
-        claim(first[0][1])
+        claim(*first[0])
 
     world.on_main(begin)
     return first.pop() if first else build(saved_processor)

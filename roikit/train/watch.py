@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from roikit.config import Recipe
+from roikit.json_lines import append_line, read_lines
 from roikit.train.events import append_event
 from roikit.train.metrics import (
     METRICS_NAME,
@@ -166,8 +167,7 @@ class Watch:
             "places": [(report.step - 1) * size, report.step * size],
             "keys": keys,
         }
-        with (self._out / SPIKES_NAME).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(self._out / SPIKES_NAME, line)
         now = time.monotonic()
         if now - self._last_told < _QUIET_S:
             self._untold += 1
@@ -188,14 +188,7 @@ class Watch:
 
 def read_spikes(out: Path) -> list[dict[str, Any]]:
     """Return a run's spikes, oldest first; a line cut short by a kill is left out."""
-    path = out / SPIKES_NAME
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            break
-    return found
+    return list(read_lines(out / SPIKES_NAME))
 
 
 def _drop_spikes(path: Path, after_step: int) -> None:

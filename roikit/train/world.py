@@ -55,6 +55,23 @@ class World:
         distributed.all_gather_object(gathered, value)
         return gathered
 
+    def together(self, work: Callable[[], object]) -> None:
+        """Do some work in every process; where it fails in one, nobody goes on to the next thing.
+
+        Raises:
+            PeerError: in the other processes.
+        """
+        failure: Exception | None = None
+        try:
+            work()
+        except Exception as error:  # raised below, once the others know
+            failure = error
+        ranks = self.gather(failure is not None)
+        if failure is not None:
+            raise failure
+        if any(ranks):
+            raise PeerError(ranks.index(True))
+
     def on_main(self, work: Callable[[], T]) -> T:
         """Let the main process do some work while the others wait, and hand all its result.
 

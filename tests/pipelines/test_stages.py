@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from roikit.config import StageRecipe
+from pipelines.stages import run_stage
+from roikit.config import StageRecipe, load_recipe
 from roikit.model.build import build_model
 from roikit.model.processing import RoikitProcessor
+from roikit.train import run as running
 from roikit.train.feed import Feeding, StepReader, feed
 from shards.steps import Steps
 from shards.stream import Draw, Stream
@@ -96,3 +98,13 @@ def test_ranks_workers_and_stops_change_nothing_of_what_is_trained_on(
             assert content(list(ranks)) == expected[step], (world_size, workers, micro_batch)
             assert {str(one.state) for one in ranks} == {str(whole.state(step + 1))}
             step += 1
+
+
+def test_the_limit_of_bad_samples_holds_for_a_process_and_for_the_run(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(running, "train_stage", lambda recipe, **how: asked.update(how))
+    recipe = load_recipe("tiny", stage="align", overrides=["keep_clean=[]", "align.mix=made"])
+    run_stage(recipe, shards=root, out=tmp_path, on_bad="quarantine", max_bad=7)
+    assert asked["max_bad"] == asked["source"].stream.max_bad == 7

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from msgspec import structs
 from torch import distributed
+from torch.distributed.checkpoint import state_dict_saver
 
 from roikit.errors import RoikitError
 from roikit.sample import Example, Turn
@@ -29,6 +30,15 @@ CASES: dict[str, dict[str, Any]] = {
     "fsdp-accumulated": {"parallel": "fsdp", "micro_batch": 1, "weight_decay": 0.1},
     "fsdp-muon": {"parallel": "fsdp", "optimizer": "muon", "lr_muon": 0.02},
     "fsdp-lora": {"parallel": "fsdp", "lora_rank": 4},
+    "fsdp-held-out": {
+        "parallel": "fsdp",
+        "micro_batch": 1,
+        "held_out": 0.1,
+        "eval_every": 2,
+        "eval_size": 3,
+        "keep": 0,
+        "keep_best": 1,
+    },
 }
 NEEDS_START = ("ddp-frozen", "fsdp-lora")
 
@@ -67,44 +77,55 @@ def train(out: Path, *, bad_place: int | None = None, **arguments: Any) -> list[
     return source.places
 
 
+def fail(report: Any) -> None:
+    """As the main process does when its disk is full, in a step after which all evaluate."""
+    if report.step == 2:
+        raise RoikitError("the disk is full")
+
+
 def all_cases(folder: Path, rank: int) -> dict[str, Any]:
     told: dict[str, Any] = {}
     for name, changes in CASES.items():
         start = folder.parent / "start" if name in NEEDS_START else None
         told[name] = train(folder / name, changes=changes, start=start)
     told["from-one"] = train(folder.parent / "from-one", changes={"parallel": "fsdp", "steps": 6})
-    for name, arguments in (
+    failing: tuple[tuple[str, dict[str, Any]], ...] = (
         ("bad-data", {"bad_place": 4}),  # of the second step, and not the main process's
         ("no-number", {"changes": {"lr": 1e30, "warmup": 0, "grad_clip": 0.0}}),
-    ):
+        ("not-noted", {"changes": CASES["fsdp-held-out"], "on_step": fail}),
+    )
+    for name, arguments in failing:
         try:
-            train(folder / name, **arguments)  # type: ignore[arg-type]
+            train(folder / name, **arguments)
         except RoikitError as error:
             told[name] = [type(error).__name__, str(error)]
     return told
 
 
 def stopped(folder: Path, rank: int) -> dict[str, Any]:
-    """A signal to one process, then a kill of it in the run that goes on."""
+    """A signal to one process; then, in the run that goes on, a kill of it while both save."""
 
-    def at(step: int, signum: int) -> Callable[..., Any]:
+    class Stopping(MixedSource):
         # `on_step` is the main process's: the other one stops itself when it reads
-        class Stopping(MixedSource):
-            def read(self, place: int, use: Callable[[Example], T]) -> T:
-                if rank == 1 and place // 3 == step:
-                    os.kill(os.getpid(), signum)
-                return super().read(place, use)
+        def read(self, place: int, use: Callable[[Example], T]) -> T:
+            if rank == 1 and place // 3 == 3:
+                signal.raise_signal(signal.SIGTERM)
+            return super().read(place, use)
 
-        return Stopping
+    def killed(*args: Any, **kwargs: Any) -> Any:
+        writing(*args, **kwargs)
+        if rank == 1:  # its part is written, and the whole not yet
+            os.kill(os.getpid(), signal.SIGKILL)
 
     told: dict[str, Any] = {}
     recipe = make_recipe(batch_size=3, steps=6, save_every=2)
     try:
-        run(folder / "stopped", recipe, source=at(3, signal.SIGTERM)())
+        run(folder / "stopped", recipe, source=Stopping())
     except Interrupted as error:
         told["stopped"] = str(error)
     (folder / f"stopped-{rank}.json").write_text(json.dumps(told), encoding="utf-8")
-    run(folder / "stopped", recipe, source=at(5, signal.SIGKILL)())
+    writing, state_dict_saver.save = state_dict_saver.save, killed
+    run(folder / "stopped", recipe, source=MixedSource())
     return told
 
 

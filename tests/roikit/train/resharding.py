@@ -98,7 +98,6 @@ def main(folder: Path, layout: str, *steps: str) -> None:
             for key, value in expected.items():
                 assert torch.equal(found[key], value), key
         if verb in ("make", "save"):
-            torch.manual_seed(100 + rank)
             runs.save(step=3, state={"stream": 3})
             for _ in range(2):  # collectives of its own, while the checkpoint is written
                 whole(model, optimizers)
@@ -116,8 +115,6 @@ def main(folder: Path, layout: str, *steps: str) -> None:
             assert find_latest(folder / name) == folder / name / "step-00000003"
             if rank == 0:  # who removes it
                 assert not list((folder / name).glob(".writing*"))
-        elif verb == "generator":
-            assert torch.equal(torch.get_rng_state(), torch.manual_seed(100 + rank).get_state())
         runs.close()
     if dist.is_initialized():
         dist.destroy_process_group()

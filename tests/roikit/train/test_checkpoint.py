@@ -23,6 +23,9 @@ from roikit.model.generate import load_model
 from roikit.train import checkpoint, checkpoint_files
 from roikit.train.checkpoint import Checkpoints
 from roikit.train.checkpoint_files import find_latest
+from roikit.train.checkpoint_reader import Reader
+from roikit.train.checkpoint_space import check_room, checkpoint_bytes, num_bytes
+from roikit.train.checkpoint_tensors import collect
 from roikit.train.loop import Interrupted
 from tests.roikit.train.test_train import Stopping, losses, make_recipe, run
 from tests.roikit.train.test_train import aligned as aligned
@@ -51,7 +54,7 @@ def flip_a_bit(path: Path) -> None:
 
 
 class Toy(nn.Module):
-    """A frozen part, a learning one with dropout and a buffer, and a weight with two names."""
+    """A frozen part, a learning one with a buffer, and a weight with two names."""
 
     def __init__(self, width: int = 8) -> None:
         super().__init__()
@@ -61,10 +64,9 @@ class Toy(nn.Module):
         self.head.weight = self.embedding.weight
         self.norm = nn.BatchNorm1d(width)
         self.unused = nn.Linear(width, 1)
-        self.drop = nn.Dropout(0.5)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        hidden: torch.Tensor = self.head(self.drop(self.norm(self.frozen(self.embedding(ids)))))
+        hidden: torch.Tensor = self.head(self.norm(self.frozen(self.embedding(ids))))
         return hidden.square().mean()
 
 
@@ -93,7 +95,7 @@ def learn(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> float:
     return float(loss.detach())
 
 
-def test_dropout_buffers_and_weights_without_gradients_go_on_as_they_were(tmp_path: Path) -> None:
+def test_buffers_and_weights_without_gradients_go_on_as_they_were(tmp_path: Path) -> None:
     model, optimizers, checkpoints = toy_checkpoints(tmp_path)
     for _ in range(3):
         learn(model, optimizers)
@@ -116,8 +118,8 @@ def test_only_what_learns_is_saved_and_what_is_shared_once(tmp_path: Path) -> No
     model, optimizers, checkpoints = toy_checkpoints(tmp_path)
     learn(model, optimizers)
     checkpoints.save(step=1, state={}, wait=True)
-    names = checkpoint._Reader(tmp_path / "latest").read_metadata().state_dict_metadata
-    assert {"model.embedding.weight", "model.norm.running_mean", "generator.cpu.0"} <= set(names)
+    names = Reader(tmp_path / "latest").read_metadata().state_dict_metadata
+    assert {"model.embedding.weight", "model.norm.running_mean"} <= set(names)
     assert not any("frozen" in name or "head" in name for name in names)
 
 
@@ -172,6 +174,9 @@ def test_the_last_and_the_best_are_kept(tmp_path: Path) -> None:
     assert [p.name[-1] for p in sorted(tmp_path.glob("step-*"))] == ["2", "4", "6", "7"]
     assert (tmp_path / "best").resolve().name == "step-00000002"
     assert (tmp_path / "latest").resolve().name == "step-00000007"
+    fewer = Checkpoints(tmp_path, model=model, optimizers=optimizers, keep=0)
+    fewer.save(step=8, state={}, wait=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["latest", "step-00000008"]
 
 
 @pytest.mark.parametrize("damage", [cut_short, flip_a_bit])
@@ -231,7 +236,7 @@ def test_metadata_may_not_name_functions(tmp_path: Path) -> None:
     folder = tmp_path / "step-00000001"
     (folder / ".metadata").write_bytes(pickle.dumps(Evil()))
     with pytest.raises(RoikitError, match=r"posix\.mkdir` has no place"):
-        checkpoint.load_checkpoint(folder, model=model, optimizers=optimizers)
+        checkpoint.read_tensors(folder, model=model, optimizers=optimizers)
     assert not (tmp_path / "evil").exists()
 
 
@@ -251,6 +256,39 @@ def test_a_disk_without_room_is_said_before_anything_is_written(
     with pytest.raises(RoikitError, match=r"step-00000002: .* about 1\.0 MB, 5\.0 kB are free"):
         wait_for_the_error(checkpoints)
     assert find_latest(tmp_path) == tmp_path / "step-00000001"
+
+
+def test_a_run_that_will_not_fit_is_refused_before_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, optimizers, checkpoints = toy_checkpoints(tmp_path / "run" / "checkpoints")
+    expected = checkpoint_bytes(model, optimizers)
+    for _ in range(2):
+        learn(model, optimizers)
+    # a step number a weight and what has no gradient are all that it cannot know
+    assert expected == pytest.approx(
+        checkpoint.EXTRA_BYTES + num_bytes(collect(model, optimizers).values()), abs=300
+    )
+    usage = namedtuple("usage", "total used free")
+
+    def check(free: int, **changes: int) -> None:
+        monkeypatch.setattr("shutil.disk_usage", lambda _: usage(0, 0, free))
+        how = {"saves": 100, "kept": 3} | changes
+        check_room(tmp_path / "run", model=model, optimizers=optimizers, **how)
+
+    check(4 * expected)
+    check(2 * expected + num_bytes(model.parameters()), saves=2)
+    with pytest.raises(RoikitError, match=r"up to 4 at once, the model takes") as caught:
+        check(4 * expected - 1)
+    assert "`keep`" in str(caught.value.hint)
+    checkpoints.save(step=2, state={}, wait=True)  # what the run has is not needed once more
+    taken = sum(path.stat().st_size for path in (tmp_path / "run").rglob("*.distcp"))
+    check(4 * expected - taken)
+    monkeypatch.undo()
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(0, 0, 5000))
+    with pytest.raises(RoikitError, match=r"found 5\.0 kB: a checkpoint takes about"):
+        run(tmp_path / "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def wait_for_the_error(checkpoints: Checkpoints) -> None:
@@ -277,7 +315,7 @@ def test_a_disk_that_fills_up_during_a_save_costs_that_save_alone(
     small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, optimizers, checkpoints = toy_checkpoints(small_disk, width=256)  # 0.8 MB each
-    monkeypatch.setattr(checkpoint, "_EXTRA_BYTES", -(10**9))  # somebody else fills it afterwards
+    monkeypatch.setattr(checkpoint, "EXTRA_BYTES", -(10**9))  # somebody else fills it afterwards
     monkeypatch.setattr(checkpoint_files, "prune", lambda *_, **__: None)
     ids = torch.arange(8)
 
@@ -307,7 +345,7 @@ def test_a_damaged_checkpoint_costs_a_run_the_steps_since_the_one_before(
     for damage in (cut_short, flip_a_bit):
         out = tmp_path / damage.__name__
         with pytest.raises(RuntimeError):
-            run(out, stream=Stopping(after=14))
+            run(out, source=Stopping(after=14))
         newest = find_latest(out / "checkpoints")
         assert newest is not None
         assert newest.name == "step-00000006"
@@ -362,8 +400,15 @@ run(Path(sys.argv[1]), make_recipe(save_every=1, keep=1), on_step=lambda _: time
 """
 
 
-def kill_and_resume(out: Path, times_s: list[float], slowness_s: float) -> int:
-    """Kill a run at moments after its first step, then let it end; how many kills hit a save."""
+def kill_and_resume(out: Path, times_s: list[float | None], slowness_s: float) -> int:
+    """Kill a run several times, then let it end; how many kills hit a save.
+
+    Args:
+        out: its folder.
+        times_s: after the first step since the kill before; None for as soon as a save is under
+            way.
+        slowness_s: how long a save is made to take.
+    """
     environment = os.environ | {"PYTHONPATH": ".", "OMP_NUM_THREADS": "1"}
     hits = 0
     for wait_s in times_s:
@@ -377,7 +422,10 @@ def kill_and_resume(out: Path, times_s: list[float], slowness_s: float) -> int:
         while len(losses(out)) == before and process.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.002)
-        time.sleep(wait_s)
+        while wait_s is None and not list((out / "checkpoints").glob(".writing-*")):
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        time.sleep(wait_s or 0.0)
         process.kill()
         process.wait()
         hits += bool(list((out / "checkpoints").glob(".writing-*")))
@@ -387,7 +435,7 @@ def kill_and_resume(out: Path, times_s: list[float], slowness_s: float) -> int:
 
 
 def test_kill_9_at_any_moment_costs_nothing_but_time(aligned: Path, tmp_path: Path) -> None:
-    assert kill_and_resume(tmp_path / "run", [0.0, 0.1], 0.1) > 0
+    assert kill_and_resume(tmp_path / "run", [None, 0.1], 0.1) > 0
     assert losses(tmp_path / "run") == losses(aligned)
     assert same_weights(tmp_path / "run", aligned)
 

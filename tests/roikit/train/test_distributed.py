@@ -14,6 +14,7 @@ import torch
 
 from roikit.model.generate import load_model
 from roikit.train.loop import Interrupted
+from roikit.train.metrics import read_held_out, read_metrics
 from tests.roikit.train.distributed_cases import CASES, NEEDS_START, MixedSource, train
 from tests.roikit.train.test_train import losses, make_recipe, run
 
@@ -37,6 +38,11 @@ def assert_same_losses(one: Path, two: Path, *, steps: int) -> None:
     first, second = losses(one), losses(two)
     assert [step for step, _ in second] == list(range(1, steps + 1))
     assert [x for _, x in second] == pytest.approx([x for _, x in first], rel=2e-5)
+    # AdamW learns the same from a gradient of another length, so that is compared itself
+    norms = [
+        [line["grad_norm"] for line in read_metrics(out / "metrics.jsonl")] for out in (one, two)
+    ]
+    assert norms[1] == pytest.approx(norms[0], rel=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +85,26 @@ def test_two_processes_learn_what_one_does(folder: Path, name: str) -> None:
     assert sorted(places[0] + places[1]) == list(range(12))
 
 
+def test_two_processes_evaluate_as_one_does_and_keep_the_same_best(folder: Path) -> None:
+    one, two = (folder / who / "fsdp-held-out" for who in ("one", "two"))
+    first, second = (list(read_held_out(out / "metrics.jsonl")) for out in (one, two))
+    assert [(x["step"], x["labels"]) for x in second] == [(x["step"], x["labels"]) for x in first]
+    assert [x["held_out"] for x in second] == pytest.approx(
+        [x["held_out"] for x in first], rel=1e-4
+    )
+    best = min(first, key=lambda x: x["held_out"])
+    for out in (one, two):
+        assert (out / "checkpoints" / "best").resolve().name == f"step-{best['step']:08d}"
+        card = (out / "model" / "README.md").read_text(encoding="utf-8")
+        assert "| held-out loss, step 4 |" in card
+
+
+def test_a_failure_before_an_evaluation_leaves_nobody_waiting(folder: Path) -> None:
+    main, other = (rank["not-noted"] for rank in told(folder / "two", "all"))
+    assert main == ["RoikitError", "the disk is full"]
+    assert other == ["PeerError", "process 0 of this run failed and has said why"]
+
+
 def test_two_processes_go_on_where_one_was_stopped(folder: Path) -> None:
     assert_same_losses(folder / "one" / "from-one", folder / "from-one", steps=6)
     places = [rank["from-one"] for rank in told(folder / "two", "all")]
@@ -101,10 +127,13 @@ def test_a_loss_that_is_no_number_names_the_samples_of_all_processes(folder: Pat
 def test_a_signal_or_a_kill_of_one_process_costs_nothing_but_time(folder: Path) -> None:
     done = torchrun("stopped", folder)
     assert done.returncode != 0  # the second run of the script was killed
+    saved = sorted(path.name for path in (folder / "stopped" / "checkpoints").glob("step-*"))
+    assert saved == ["step-00000002", "step-00000003"]
     assert [rank["stopped"] for rank in told(folder, "stopped")] == ["stopped by SIGTERM"] * 2
     assert losses(folder / "stopped")[2:] != []
     result = run(
         folder / "stopped", make_recipe(batch_size=3, steps=6, save_every=2), source=MixedSource()
     )
-    assert result.resumed_from == 4
+    assert result.resumed_from == 3
+    assert not list((folder / "stopped" / "checkpoints").glob(".*"))
     assert_same_losses(folder / "one" / "from-one", folder / "stopped", steps=6)

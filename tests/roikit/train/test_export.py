@@ -19,9 +19,9 @@ from tests.roikit.train.test_train import losses, make_recipe, run
 
 DATA = {
     "mix": "vg=1,vcr:qa=2",
-    "splits": {"vg/train": "abc123"},
+    "splits": {"vg/train": "abc123", "own/train": "def456"},
     "sources": {"vg": 1234567},
-    "licences": {"vg/train": "CC BY 4.0"},
+    "licences": {"vg/train": "CC BY 4.0", "own/train": None},  # of a commit that says nothing
     "kept_clean": {"sha256": "x", "unresolved": ["lvis@val"]},
 }
 
@@ -53,6 +53,7 @@ def test_the_card_says_what_was_recorded_and_no_more(aligned: Path, tmp_path: Pa
         f"| loss of the first step | {losses(out)[0][1]:.4f} |",
         "| `vg` | 1,234,567 |",
         "| `vg/train` | `abc123` | CC BY 4.0 |",
+        "| `own/train` | `def456` | not recorded |",
         "10.00% of the pictures",
         "(2 identities of pictures). Not kept clean, since their pictures were not known: lvis@val",
         "None was measured when this was written.",
@@ -63,13 +64,18 @@ def test_the_card_says_what_was_recorded_and_no_more(aligned: Path, tmp_path: Pa
     assert "coco@val" in clean
     assert "lvis@val" not in clean
     before = card.partition("## Scores")
-    for value in ("1.5", "2.5"):
-        add_scores(out, [{"benchmark": "vcr", "accuracy": value}])
+    for benchmark, value in (("vcr@val", "1.5"), ("coco@val", "9.5"), ("vcr@val", "2.5")):
+        add_scores(out, benchmark, {"accuracy": value})
         card = (out / "model" / "README.md").read_text(encoding="utf-8")
-    assert "| benchmark | accuracy |\n| --- | --- |\n| vcr | 2.5 |\n\n## Training" in card
-    assert "1.5" not in card.partition("## Training")[0]
+    table = "| benchmark | accuracy |\n| --- | --- |\n| `coco@val` | 9.5 |\n| `vcr@val` | 2.5 |"
+    assert f"## Scores\n\n{table}\n\n## Training" in card
     assert card.startswith(before[0])
     assert card.endswith(before[2].partition("## Training")[2])
+
+
+def test_a_folder_without_a_card_gets_none(tmp_path: Path) -> None:
+    add_scores(tmp_path, "vcr@val", {"accuracy": "1.5"})
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_large_model_is_cut_into_files(

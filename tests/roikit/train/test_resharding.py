@@ -31,16 +31,16 @@ def launch(processes: int, folder: Path, *steps: str) -> None:
 def test_one_process_to_two_and_back(tmp_path: Path) -> None:
     launch(1, tmp_path, "plain", "make:one")
     launch(
-        *(2, tmp_path, "fsdp", "load:one", "save:two", "load:two", "generator:two"),
+        *(2, tmp_path, "fsdp", "load:one", "save:two", "load:two"),
         "fail:three",
     )
-    launch(1, tmp_path, "plain", "load:two", "generator:two")
+    launch(1, tmp_path, "plain", "load:two")
 
 
 @pytest.mark.slow
 def test_two_to_four_and_replicas_to_shards(tmp_path: Path) -> None:
     launch(2, tmp_path, "fsdp", "make:two")
-    launch(4, tmp_path, "fsdp", "load:two", "save:four", "load:four", "generator:four")
-    launch(2, tmp_path, "plain", "load:four", "save:replicas", "generator:replicas")
+    launch(4, tmp_path, "fsdp", "load:two", "save:four", "load:four")
+    launch(2, tmp_path, "plain", "load:four", "save:replicas")
     launch(2, tmp_path, "fsdp", "load:replicas")
     launch(1, tmp_path, "plain", "load:replicas", "load:four")

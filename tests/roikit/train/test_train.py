@@ -1,5 +1,6 @@
 """Stages on a toy world: what learns, what is saved, and what a stop costs (nothing)."""
 
+import copy
 import json
 import signal
 from collections.abc import Callable
@@ -10,17 +11,20 @@ from typing import Any, TypeVar
 import pytest
 import torch
 
+from roikit.batch import collate, encode_example
 from roikit.config import PARTS, Recipe, StageRecipe
 from roikit.errors import RoikitError, UsageError
 from roikit.model.generate import load_model
 from roikit.model.vision import VitTower
 from roikit.sample import Example
-from roikit.train.loop import Interrupted
+from roikit.train.idle import idle_batch
+from roikit.train.loop import Interrupted, gradients
 from roikit.train.metrics import read_metrics
 from roikit.train.muon import Muon, orthogonalise
 from roikit.train.optim import build_optimizers, schedule
 from roikit.train.run import train_stage
-from tests.roikit.conftest import TEXTS, TINY, ToySource
+from roikit.train.world import World
+from tests.roikit.conftest import TEXTS, TINY, ToySource, make_example
 
 T = TypeVar("T")
 
@@ -121,6 +125,54 @@ def test_a_resumed_run_repeats_no_step_and_changes_no_bit(
     assert all(torch.equal(once[name], twice[name]) for name in once)
 
 
+class PackedSource(ToySource):
+    """Two conversations share a row."""
+
+    def micro_batches(self, step: int, *, rank: int, world_size: int) -> list[list[list[int]]]:
+        (rows,) = super().micro_batches(step, rank=rank, world_size=world_size)
+        return [[[*one, *two] for one, two in zip(rows[::2], rows[1::2], strict=True)]]
+
+
+def test_packed_rows_readers_and_dropout_go_on_to_the_same_bits(
+    aligned: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("peft")
+    parts = ("projector", "region_encoder", "language_model")
+    recipe = make_recipe(
+        stage="stage2", train=parts, layout="packed", batch_size=4, steps=5, lora_rank=2,
+        lora_dropout=0.3, optimizer="muon", gradient_checkpointing=True,
+    )  # fmt: skip
+    how: dict[str, Any] = {"start": aligned, "source": PackedSource(batch_size=4)}
+
+    def stop(report: Any) -> None:
+        if report.step == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    run(tmp_path / "whole", recipe, **how)
+    with pytest.raises(Interrupted):
+        run(tmp_path / "cut", recipe, workers=2, on_step=stop, **how)
+    torch.manual_seed(99)  # another process's generator
+    assert run(tmp_path / "cut", recipe, workers=1, **how).resumed_from == 2
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    for name in ("model", "adapter"):
+        (whole,) = (tmp_path / "whole" / name).glob("*.safetensors")
+        assert (tmp_path / "cut" / name / whole.name).read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize("parts", [("region_encoder",), ("region_encoder", "language_model")])
+def test_bfloat16_learns_much_the_same_and_saves_float32(
+    aligned: Path, tmp_path: Path, parts: tuple[str, ...]
+) -> None:
+    for dtype in ("fp32", "bf16"):
+        recipe = make_recipe(stage="stage2", train=parts, steps=3, dtype=dtype)
+        run(tmp_path / dtype, recipe, start=aligned)
+    exact, rounded = ([loss for _, loss in losses(tmp_path / dtype)] for dtype in ("fp32", "bf16"))
+    assert rounded != exact
+    assert rounded == pytest.approx(exact, rel=0.1)
+    model = load_model(tmp_path / "bf16", device="cpu").model
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
 def test_a_signal_saves_and_ends(aligned: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
 
@@ -166,6 +218,38 @@ def test_accumulation_equals_one_large_batch(tmp_path: Path) -> None:
     run(tmp_path / "two", make_recipe(batch_size=4, micro_batch=2, steps=2))
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert [loss for _, loss in one] == pytest.approx([loss for _, loss in two], rel=1e-4)
+
+
+def test_pieces_of_a_step_give_the_gradient_of_the_whole(built: Any) -> None:
+    """Uneven pieces, one that nothing is learned from, and one that this process has no part in."""
+    model, processor = copy.deepcopy(built.model), built.processor
+    rows = [
+        encode_example(make_example(i), processor, max_tokens=200, max_exchanges=i % 2, seed=0)
+        for i in range(4)
+    ]
+    without_labels = replace(rows[0], labels=[-100] * len(rows[0].labels))
+
+    def gradient(*pieces: Any) -> dict[str, torch.Tensor]:
+        batches = [
+            collate([[row] for row in piece], pad_token_id=processor.pad_token_id)
+            if piece
+            else None
+            for piece in pieces
+        ]
+        labels = sum(batch.num_labels for batch in batches if batch is not None)
+        world = World(rank=0, local_rank=0, world_size=1, device=torch.device("cpu"))
+        model.zero_grad()
+        idle = idle_batch(processor)
+        found = gradients(model, processor, batches, idle, labels, world, bf16=False)
+        assert sum(found) > 0
+        return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+    whole = gradient(rows)
+    assert len({sum(label != -100 for label in row.labels) for row in rows}) > 1
+    pieces = gradient(rows[:1], [], [without_labels], rows[1:])
+    assert whole.keys() == pieces.keys()
+    for name, value in whole.items():
+        torch.testing.assert_close(pieces[name], value, atol=1e-6, rtol=1e-4, msg=name)
 
 
 def test_a_loss_that_is_no_number_names_the_samples(tmp_path: Path) -> None:
