@@ -111,6 +111,7 @@ def run_stage(
         excluded=excluded,
         device=device,
         workers=workers,
+        max_bad=max_bad,
         overwrite=overwrite,
         track=track,
         on_step=on_step,

@@ -14,7 +14,7 @@ from torch import nn
 
 from roikit.config import Recipe
 from roikit.runs import EXCLUDED_NAME
-from roikit.train.metrics import read_metrics
+from roikit.train.metrics import METRICS_NAME, read_held_out, read_metrics
 
 CARD_NAME = "README.md"
 _SCORES = re.compile(r"(?<=## Scores\n\n).*?(?=\n\n## )", re.DOTALL)
@@ -69,7 +69,7 @@ def _count(model: nn.Module) -> str:
 
 
 def _training(recipe: Recipe, about: Mapping[str, Any], run: Path, *, has_adapter: bool) -> str:
-    lines = list(read_metrics(run / "metrics.jsonl"))
+    lines = list(read_metrics(run / METRICS_NAME))
     start = "new weights, or pretrained parts that the recipe names"
     if about["start"]:
         start = f"`{about['start']}` (SHA-256 of its weights: `{about['start_sha256']}`)"
@@ -88,14 +88,12 @@ def _training(recipe: Recipe, about: Mapping[str, Any], run: Path, *, has_adapte
             ["tokens", f"{sum(line['tokens'] for line in lines):,}"],
             ["loss of the first step", f"{lines[0]['loss']:.4f}"],
             [
-                f"mean loss of the last {len(last)}",
+                f"mean loss of the last {len(last)} steps" if len(last) > 1 else "loss of the last",
                 f"{sum(x['loss'] for x in last) / len(last):.4f}",
             ],
         ]
-        held_out = [line for line in lines if line.get("held_out_loss") is not None]
-        if held_out:
-            found = held_out[-1]
-            rows.append([f"held-out loss, step {found['step']:,}", f"{found['held_out_loss']:.4f}"])
+    for found in list(read_held_out(run / METRICS_NAME))[-1:]:
+        rows.append([f"held-out loss, step {found['step']:,}", f"{found['held_out']:.4f}"])
     return _table(["", ""], rows)
 
 

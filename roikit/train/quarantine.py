@@ -7,9 +7,9 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from roikit.errors import CorruptSampleError
-from roikit.train.metrics import read_metrics
 
 log = logging.getLogger(__name__)
 
@@ -20,15 +20,18 @@ class Quarantine:
     """The list of a run, and its limit.
 
     Args:
-        out: the run's folder; None keeps the list in memory, for ranks that write nothing.
+        out: the run's folder; what an earlier process noted there counts.
         max_bad: different samples that may be on it.
+        writes: whether this process writes the file and says what is new.
     """
 
     def __init__(self, out: Path, *, max_bad: int, writes: bool = True) -> None:
         self._file = out / QUARANTINE_NAME
         self._max_bad = max_bad
         self._writes = writes
-        self._keys = {line["key"] for line in read_metrics(self._file)}
+        if writes and self._file.is_file():  # what a kill left of a line would spoil the next one
+            self._file.write_text("".join(_whole_lines(self._file)), encoding="utf-8")
+        self._keys = {line["key"] for line in read_quarantined(out)}
 
     def add(self, found: Mapping[str, str], *, step: int) -> None:
         """Note samples found unreadable, each once a run.
@@ -38,16 +41,16 @@ class Quarantine:
             step: that was being read for.
 
         Raises:
-            CorruptSampleError: there are more than the limit.
+            CorruptSampleError: the list is longer than the limit. A run that goes on meets this
+                again at the first of them that is still damaged.
         """
         for key, why in found.items():
-            if key in self._keys:
-                continue
-            self._keys.add(key)
-            if self._writes:
-                with self._file.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({"key": key, "step": step, "why": why}) + "\n")
-                log.warning("left out `%s`: %s", key, why)
+            if key not in self._keys:
+                self._keys.add(key)
+                if self._writes:
+                    with self._file.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps({"key": key, "step": step, "why": why}) + "\n")
+                    log.warning("left out `%s`: %s", key, why)
             if len(self._keys) > self._max_bad:
                 raise CorruptSampleError(
                     f"{self._file}: {len(self._keys)} samples cannot be read, the limit is "
@@ -55,3 +58,16 @@ class Quarantine:
                     hint="`roikit verify` lists what is damaged; delete that and convert again, or "
                     "raise --max-bad",
                 )
+
+
+def read_quarantined(out: Path) -> list[dict[str, Any]]:
+    """Return what a run left out, oldest first: `key`, `step` and `why` of each sample."""
+    return [json.loads(line) for line in _whole_lines(out / QUARANTINE_NAME)]
+
+
+def _whole_lines(file: Path) -> list[str]:
+    """The lines of a file that end, with their ends; none where there is no file."""
+    if not file.is_file():
+        return []
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [line for line in lines if line.endswith("\n")]
