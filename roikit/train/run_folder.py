@@ -111,7 +111,9 @@ def _difference(key: str, found: Any, expected: Any) -> str:
         return f"{key}: it has `{found}`, asked for was `{expected}`"
     had, asked = (_bound_keys(str(recipe)) for recipe in (found, expected))
     names = [name for name in {**had, **asked} if had.get(name) != asked.get(name)]
-    said = (f"{n}: it has {had.get(n, 'none')}, asked for was {asked.get(n, 'none')}" for n in names)
+    said = (
+        f"{n}: it has {had.get(n, 'none')}, asked for was {asked.get(n, 'none')}" for n in names
+    )
     return f"recipe: {'; '.join(said)}"
 
 
