@@ -105,7 +105,9 @@ def make_folder(
 
 def _difference(key: str, found: Any, expected: Any) -> str:
     if isinstance(found, dict) and isinstance(expected, dict):  # name what differs, not the whole
-        names = (n for n in {**found, **expected} if found.get(n) != expected.get(n))
+        names = [n for n in {**found, **expected} if found.get(n) != expected.get(n)]
+        if key == "data.splits":
+            return f"state of the shards: {'; '.join(_roots(n, found, expected) for n in names)}"
         return "; ".join(_difference(f"{key}.{n}", found.get(n), expected.get(n)) for n in names)
     if key != "resolved":
         return f"{key}: it has `{found}`, asked for was `{expected}`"
@@ -115,6 +117,11 @@ def _difference(key: str, found: Any, expected: Any) -> str:
         f"{n}: it has {had.get(n, 'none')}, asked for was {asked.get(n, 'none')}" for n in names
     )
     return f"recipe: {'; '.join(said)}"
+
+
+def _roots(split: str, found: Mapping[str, str], expected: Mapping[str, str]) -> str:
+    had, has = (str(roots.get(split, "none"))[:16] for roots in (found, expected))
+    return f"`{split}` had Merkle root `{had}` when it began, has `{has}` now"
 
 
 def _bound_keys(resolved: str) -> dict[str, str]:
