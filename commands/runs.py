@@ -169,6 +169,7 @@ def _facts(status: "RunStatus") -> list[tuple[str, Any]]:
         ("hours", f"{status.hours:.2f}"),
         ("GPU-hours", None if status.gpu_hours is None else f"{status.gpu_hours:.2f}"),
         ("spikes", status.spikes),
+        ("quarantined", status.quarantined),
         ("started", status.started),
         ("from", status.start),
     ]
@@ -177,15 +178,19 @@ def _facts(status: "RunStatus") -> list[tuple[str, Any]]:
 def _event_row(event: dict[str, Any]) -> tuple[Any, ...]:
     said = event.get("message")
     if event["event"] == "started":
-        said = f"{event['processes']} on {event['device']}, {event['host']}, pid {event['pid']}"
+        count = event["processes"]
+        processes = "1 process" if count == 1 else f"{count} processes"
+        said = f"{processes} on {event['device']}, {event['host']}, pid {event['pid']}"
     return event["at"], event["event"], event.get("step"), said
 
 
 def _setting_text(value: Any) -> str | None:
-    """Return a setting as a table shows it; hashes by their first digits."""
+    """Return a setting as a recipe spells it, text without quotes; hashes by their first digits."""
+    from roikit.config import toml_value
+
     if value is None:
         return None
-    text = str(value)
+    text = value if isinstance(value, str) else toml_value(value)
     is_hash = len(text) == 64 and all(letter in "0123456789abcdef" for letter in text)
     return text[:16] if is_hash else text
 

@@ -124,25 +124,27 @@ def train(
     from roikit.config import load_recipe
 
     quiet_transformers()
-    overrides = list(settings or ())
-    if seed is not None:
-        overrides += [f"seed={seed}", f"model.seed={seed}"]
-    overrides += stage_overrides(stage.value, mix=mix, where=where, dtype=dtype)
-    resolved = load_recipe(recipe, stage=stage.value, overrides=overrides)
+    with runs.said_once_a_machine():
+        overrides = list(settings or ())
+        if seed is not None:
+            overrides += [f"seed={seed}", f"model.seed={seed}"]
+        overrides += stage_overrides(stage.value, mix=mix, where=where, dtype=dtype)
+        resolved = load_recipe(recipe, stage=stage.value, overrides=overrides)
     hardware = given(gpus=gpus, memory_gib=gpu_memory, peak_tflops=gpu_tflops, mfu=mfu)
     if estimate:
         card = estimate_stage(
             resolved, shards=shards, start=start, device=device, hardware=Hardware(**hardware)
         )
         return render.document(card) if as_json else cost_card.show(card)
-    if hardware:
-        raise UsageError(
-            "--gpus, --gpu-memory, --gpu-tflops and --mfu belong to --estimate",
-            hint="torchrun --nproc-per-node says how many GPUs train",
-        )
-    check_can_start(resolved)
-    if start is None:
-        start = runs.default_start(paths.runs_dir(), stage.value)
+    with runs.said_once_a_machine():
+        if hardware:
+            raise UsageError(
+                "--gpus, --gpu-memory, --gpu-tflops and --mfu belong to --estimate",
+                hint="torchrun --nproc-per-node says how many GPUs train",
+            )
+        check_can_start(resolved)
+        if start is None:
+            start = runs.default_start(paths.runs_dir(), stage.value)
     with render.training(f"{resolved.name} {stage.value}") as live:
         result = run_stage(
             resolved,

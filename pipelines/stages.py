@@ -16,7 +16,7 @@ from roikit.config import Recipe
 from roikit.errors import UsageError
 from roikit.mentions import plain
 from roikit.prompt import as_dialogue
-from roikit.runs import excluded_sha256
+from roikit.runs import excluded_sha256, is_main_process, said_once_a_machine
 from shards.commit import list_datasets, load_dataset
 from shards.kept_clean import KeptClean, resolve
 from shards.layout import sample_key
@@ -76,12 +76,13 @@ def run_stage(
     """
     from roikit.train.run import train_stage
 
-    check_can_start(recipe)
-    stream, kept = open_stream(recipe, shards, on_bad=on_bad, max_bad=max_bad)
-    if kept.unresolved:
+    with said_once_a_machine():
+        check_can_start(recipe)
+        stream, kept = open_stream(recipe, shards, on_bad=on_bad, max_bad=max_bad)
+        steps = open_steps(recipe, stream)
+    if kept.unresolved and is_main_process():
         log.warning("%s", unresolved_text(kept))
     excluded = kept.identities
-    steps = open_steps(recipe, stream)
 
     def plan(processor: "RoikitProcessor") -> None:
         steps.lengths = draw_lengths(recipe, stream, processor)

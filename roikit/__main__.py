@@ -9,6 +9,7 @@ import errno
 import importlib.util
 import signal
 import sys
+import time
 import traceback
 from pathlib import Path
 from types import FrameType
@@ -20,6 +21,9 @@ from roikit.runs import is_main_process
 
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
+
+#: A process with nothing to say waits so long for `torchrun` to end it.
+_PEER_GRACE_S = 5
 
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -58,6 +62,8 @@ def main() -> NoReturn:
         for kind, text in (("error", message), ("hint", hint)):
             if text is not None and not is_said:
                 print(printable(f"{kind}: {' '.join(text.splitlines())}"), file=sys.stderr)
+        if isinstance(error, PeerError):  # torchrun ends all when one ends: not before who speaks
+            time.sleep(_PEER_GRACE_S)
     sys.exit(code)
 
 

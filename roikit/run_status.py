@@ -15,6 +15,7 @@ from roikit.errors import UsageError
 from roikit.train.claim import is_claimed
 from roikit.train.events import read_events
 from roikit.train.metrics import METRICS_NAME, read_held_out, read_metrics
+from roikit.train.quarantine import read_quarantined
 from roikit.train.watch import read_spikes
 
 #: Last steps that a run's loss and speed are means of.
@@ -38,6 +39,7 @@ class RunStatus:
     hours: float  #: of the steps taken, without saving, evaluating and work that a kill has lost
     gpu_hours: float | None  #: those times processes; None where no accelerator took part
     spikes: int  #: steps whose loss jumped
+    quarantined: int  #: samples that could not be read, with others in their place
     started: str | None  #: when the first process began, UTC
     start: str | None  #: the run or model that it started from
 
@@ -96,6 +98,7 @@ def run_status(run: Path) -> RunStatus:
         hours=sum(line["seconds"] for line in lines) / 3600,
         gpu_hours=_gpu_hours(lines, starts),
         spikes=len(read_spikes(run)),
+        quarantined=len(read_quarantined(run)),
         started=starts[0]["at"] if starts else _modified(run / "run.json"),
         start=told.get("start"),
     )

@@ -6,12 +6,13 @@ Reads `run.json` and file names, never weights into memory but to hash them; kno
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from roikit.errors import UsageError
+from roikit.errors import PeerError, UsageError
 
 #: The pictures that a run left out of its training data: one identity a line.
 EXCLUDED_NAME = "excluded.txt"
@@ -23,6 +24,24 @@ BEFORE = {"align": None, "stage1": "align", "stage2": "stage1"}
 def is_main_process() -> bool:
     """Whether this process is the one of its run that reports: under `torchrun`, the first."""
     return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def said_once_a_machine() -> Iterator[None]:
+    """Let one process of a machine tell a wrong option or path that all of them meet alike.
+
+    For what `torchrun`'s processes do before they join; other errors may be one process's own.
+
+    Raises:
+        PeerError: in the others, instead of the `UsageError`.
+    """
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    try:
+        yield
+    except UsageError:
+        if local_rank == 0:
+            raise
+        raise PeerError(int(os.environ.get("RANK", "0")) - local_rank) from None
 
 
 def default_model(runs: Path) -> Path:

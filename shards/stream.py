@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+#: What to do about samples that cannot be read.
+_DAMAGED = "`roikit verify` lists what is damaged; delete that and convert again"
+
 
 @dataclass(frozen=True, slots=True)
 class MixSource:
@@ -344,6 +347,7 @@ class Stream:
     def _quarantine(self, source: MixSource, sample_row: int, error: CorruptSampleError) -> None:
         """Record a bad sample; raise its error if asked to, or once the budget is spent."""
         if self.on_bad == "raise":
+            error.hint = error.hint or f"{_DAMAGED}; --on-bad quarantine trains without it"
             raise error
         key = f"{source.index.dataset}-{source.index.split}-{source.index.number[sample_row]:09d}"
         with self._quarantine_lock:
@@ -351,10 +355,11 @@ class Stream:
                 if len(self.quarantined) >= self.max_bad:
                     raise CorruptSampleError(
                         f"{error} (and {self.max_bad} samples before it were quarantined)",
-                        hint="`roikit verify` lists what is damaged; delete that and convert again",
+                        hint=f"{_DAMAGED}; or raise --max-bad",
                     ) from error
                 self.quarantined[key] = str(error)
-                logger.warning("quarantined `%s`: %s", key, error)
+                # any number of readers of one run meet the same sample: who keeps the list warns
+                logger.info("quarantined `%s`: %s", key, error)
 
 
 def _fingerprint(

@@ -51,6 +51,36 @@ _RIGHT = "give yourself the right, or choose another path"
 
 
 @pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--set", "stage1.layuot=plain"], "error: stage1.layuot: unknown key"),
+        (["--shards", "nowhere", "--from", "x"], "error: nowhere/coco/train: no such dataset"),
+        (["--gpus", "2"], "error: --gpus, --gpu-memory"),
+    ],
+)
+def test_processes_of_one_machine_say_a_wrong_option_once(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    expected: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    waited: list[float] = []
+    monkeypatch.setattr(entry.time, "sleep", waited.append)
+    command = ("train", "stage1", "--recipe", "tiny", *options)
+    monkeypatch.setenv("RANK", "2")  # the first of a second machine, whose files may differ
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert run(monkeypatch, *command) == 2
+    assert capsys.readouterr().err.startswith(expected) and not waited
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert run(monkeypatch, *command) == 1
+    # it stays until the other has spoken, since torchrun ends all when one ends
+    assert capsys.readouterr().err == "" and waited
+
+
+@pytest.mark.parametrize(
     ("error", "expected"),
     [
         (UsageError("`x`: no such folder", hint="make it"), ("`x`: no such folder", "make it", 2)),

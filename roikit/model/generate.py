@@ -56,7 +56,7 @@ def load_model(path: str | Path, *, device: str = "auto", dtype: str = "auto") -
     if not (folder / "config.json").is_file():
         raise UsageError(
             f"{path}: expected a model (`config.json`) or a finished training run (`model/`)",
-            hint="train one with `roikit train`, or name another with --model",
+            hint="train one with `roikit train`, or name another folder",
         )
     device = choose_device(device)
     numbers = choose_dtype(dtype, auto="bf16" if device.startswith("cuda") else "fp32")

@@ -81,7 +81,9 @@ def _training(recipe: Recipe, about: Mapping[str, Any], run: Path, *, has_adapte
     lines = list(read_metrics(run / METRICS_NAME))
     start = "new weights, or pretrained parts that the recipe names"
     if about["start"]:
-        start = f"`{about['start']}` (SHA-256 of its weights: `{about['start_sha256']}`)"
+        # of a path on this machine what a reader elsewhere can make something of
+        name = "/".join(Path(about["start"]).parts[-2:])
+        start = f"`{name}` (SHA-256 of its weights: `{about['start_sha256']}`)"
     learned = ", ".join(part.replace("_", " ") for part in recipe.run.train)
     if has_adapter:
         learned += f"; of the language model LoRA adapters of rank {recipe.run.lora_rank}"
@@ -97,7 +99,9 @@ def _training(recipe: Recipe, about: Mapping[str, Any], run: Path, *, has_adapte
             ["tokens", f"{sum(line['tokens'] for line in lines):,}"],
             ["loss of the first step", f"{lines[0]['loss']:.4f}"],
             [
-                f"mean loss of the last {len(last)}",
+                f"mean loss of the last {len(last)} steps"
+                if len(last) > 1
+                else "loss of the last step",
                 f"{sum(x['loss'] for x in last) / len(last):.4f}",
             ],
         ]

@@ -10,6 +10,7 @@ the next stage starts from what this one ended with; `load_model` takes a `dtype
 
 import copy
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,11 @@ def _rebuild(
     from peft import get_peft_model
 
     ((_, config),) = adapters.items()
-    adapted = get_peft_model(plain.language_model, copy.deepcopy(config), low_cpu_mem_usage=True)
+    with warnings.catch_warnings():  # peft asks transformers by a name that is to go
+        warnings.simplefilter("ignore", FutureWarning)
+        adapted = get_peft_model(
+            plain.language_model, copy.deepcopy(config), low_cpu_mem_usage=True
+        )
     _fill(plain, weights)
     shutil.rmtree(adapter_folder, ignore_errors=True)
     # embeddings rest under LoRA; looking whether they do would ask the hub

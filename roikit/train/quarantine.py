@@ -6,6 +6,7 @@ OUT/quarantined.jsonl has one line each. Another sample of the same source stood
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from roikit.errors import CorruptSampleError
 from roikit.json_lines import append_line, read_lines
@@ -19,9 +20,9 @@ class Quarantine:
     """The list of a run, and its limit.
 
     Args:
-        out: the run's folder.
+        out: the run's folder; what an earlier process noted there counts.
         max_bad: different samples that may be on it.
-        writes: whether this process writes the list and tells of it.
+        writes: whether this process writes the file and says what is new.
     """
 
     def __init__(self, out: Path, *, max_bad: int, writes: bool = True) -> None:
@@ -38,15 +39,15 @@ class Quarantine:
             step: that was being read for.
 
         Raises:
-            CorruptSampleError: there are more than the limit.
+            CorruptSampleError: the list is longer than the limit. A run that goes on meets this
+                again at the first of them that is still damaged.
         """
         for key, why in found.items():
-            if key in self._keys:
-                continue
-            self._keys.add(key)
-            if self._writes:
-                append_line(self._file, {"key": key, "step": step, "why": why})
-                log.warning("left out `%s`: %s", key, why)
+            if key not in self._keys:
+                self._keys.add(key)
+                if self._writes:
+                    append_line(self._file, {"key": key, "step": step, "why": why})
+                    log.warning("left out `%s`: %s", key, why)
             if len(self._keys) > self._max_bad:
                 raise CorruptSampleError(
                     f"{self._file}: {len(self._keys)} samples cannot be read, the limit is "
@@ -54,3 +55,8 @@ class Quarantine:
                     hint="`roikit verify` lists what is damaged; delete that and convert again, or "
                     "raise --max-bad",
                 )
+
+
+def read_quarantined(out: Path) -> list[dict[str, Any]]:
+    """Return what a run left out, oldest first: `key`, `step` and `why` of each sample."""
+    return list(read_lines(out / QUARANTINE_NAME))

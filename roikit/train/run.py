@@ -2,12 +2,13 @@
 
 Every process of a run does this alike; the first one alone writes the run's own files.
 
-OUT/recipe.toml     the recipe, resolved
-OUT/run.json        what the run started from and which data it reads
-OUT/excluded.txt    the pictures it leaves out, one identity a line
-OUT/metrics.jsonl   one line a step
-OUT/checkpoints/    see checkpoint_files.py
-OUT/model/          the result, for `from_pretrained`; there only once the run is finished
+OUT/recipe.toml         the recipe, resolved
+OUT/run.json            what the run started from and which data it reads
+OUT/excluded.txt        the pictures it leaves out, one identity a line
+OUT/metrics.jsonl       one line a step
+OUT/quarantined.jsonl   samples that could not be read, with others in their place
+OUT/checkpoints/        see checkpoint_files.py
+OUT/model/              the result, for `from_pretrained`; there only once the run is finished
 OUT/loss.png
 """
 
@@ -29,6 +30,7 @@ from roikit.model.build import build_model
 from roikit.model.generate import load_model
 from roikit.model.modeling import RoikitForConditionalGeneration
 from roikit.model.processing import RoikitProcessor
+from roikit.runs import said_once_a_machine
 from roikit.train.checkpoint import Checkpoints
 from roikit.train.checkpoint_space import check_room
 from roikit.train.export import export
@@ -117,12 +119,13 @@ def train_stage(
             it.
         Interrupted: SIGINT or SIGTERM; a checkpoint of the last step is saved.
     """
-    steps = recipe.run.steps or math.ceil(
-        recipe.run.epochs * source.epoch_length / recipe.run.batch_size
-    )
-    if steps < 1:
-        raise UsageError(f"{recipe.stage}.steps: expected 1 or more, got {steps}")
-    check_trackers(track)
+    with said_once_a_machine():
+        steps = recipe.run.steps or math.ceil(
+            recipe.run.epochs * source.epoch_length / recipe.run.batch_size
+        )
+        if steps < 1:
+            raise UsageError(f"{recipe.stage}.steps: expected 1 or more, got {steps}")
+        check_trackers(track)
     model_folder = out / "model"
     with join_world(device) as world, held_folder(out, world):
         identity = world.on_main(lambda: identity_of(recipe, start, data or {}))

@@ -105,12 +105,35 @@ def make_folder(
 
 def _difference(key: str, found: Any, expected: Any) -> str:
     if isinstance(found, dict) and isinstance(expected, dict):  # name what differs, not the whole
-        names = (n for n in {**found, **expected} if found.get(n) != expected.get(n))
+        names = [n for n in {**found, **expected} if found.get(n) != expected.get(n)]
+        if key == "data.splits":
+            return f"state of the shards: {'; '.join(_roots(n, found, expected) for n in names)}"
         return "; ".join(_difference(f"{key}.{n}", found.get(n), expected.get(n)) for n in names)
     if key != "resolved":
         return f"{key}: it has `{found}`, asked for was `{expected}`"
-    lines = set(_bound_lines(str(found))) ^ set(_bound_lines(str(expected)))
-    return f"recipe: {'; '.join(sorted(lines))}"
+    had, asked = (_bound_keys(str(recipe)) for recipe in (found, expected))
+    names = [name for name in {**had, **asked} if had.get(name) != asked.get(name)]
+    said = (
+        f"{n}: it has {had.get(n, 'none')}, asked for was {asked.get(n, 'none')}" for n in names
+    )
+    return f"recipe: {'; '.join(said)}"
+
+
+def _roots(split: str, found: Mapping[str, str], expected: Mapping[str, str]) -> str:
+    had, has = (str(roots.get(split, "none"))[:16] for roots in (found, expected))
+    return f"`{split}` had Merkle root `{had}` when it began, has `{has}` now"
+
+
+def _bound_keys(resolved: str) -> dict[str, str]:
+    """Keys of a resolved recipe, with their table, that a run which goes on may not change."""
+    keys, table = {}, ""
+    for line in _bound_lines(resolved):
+        if line.startswith("["):
+            table = f"{line.strip('[]')}."
+        elif " = " in line:
+            key, _, value = line.partition(" = ")
+            keys[table + key] = value
+    return keys
 
 
 def _bound_lines(resolved: str) -> list[str]:

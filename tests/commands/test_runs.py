@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from roikit.run_status import find_runs, resolve_run, run_status
 from roikit.train.claim import claimed
 from roikit.train.events import append_event
 from roikit.train.metrics import plot_losses
+from roikit.train.quarantine import Quarantine
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -115,6 +117,18 @@ def test_numbers_are_of_the_last_steps_and_hours_of_all(tmp_path: Path) -> None:
     again = run_status(out).gpu_hours
     assert again == pytest.approx((15 * 2 + 5) * 9 / 3600)
     assert run_status(make_run(tmp_path / "cpu")).gpu_hours is None
+
+
+def test_samples_left_out_are_counted(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = make_run(home / "runs" / "a")
+    assert run_status(out).quarantined == 0
+    Quarantine(out, max_bad=9).add({"x": "torn", "y": "short"}, step=3)
+    assert run(monkeypatch, "runs", "show", "a") == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^quarantined +2 *$", said, re.MULTILINE)
+    assert "1 process on cpu, h, pid 1" in said
 
 
 def test_a_run_of_before_there_were_events_is_listed(tmp_path: Path) -> None:

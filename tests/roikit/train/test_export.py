@@ -14,6 +14,7 @@ from roikit.model.generate import load_model
 from roikit.train import export as exporting
 from roikit.train.card import add_scores
 from roikit.train.export import export
+from roikit.train.metrics import read_held_out
 from tests.roikit.train.test_train import aligned as aligned
 from tests.roikit.train.test_train import losses, make_recipe, run
 
@@ -48,7 +49,7 @@ def test_the_card_says_what_was_recorded_and_no_more(aligned: Path, tmp_path: Pa
     told = json.loads((out / "run.json").read_text(encoding="utf-8"))
     for part in (
         "# toy stage1",
-        f"(SHA-256 of its weights: `{told['start_sha256']}`)",
+        f"| `{aligned.parent.name}/align` (SHA-256 of its weights: `{told['start_sha256']}`)",
         "| steps | 2 of 2 conversations |",
         f"| loss of the first step | {losses(out)[0][1]:.4f} |",
         "| `vg` | 1,234,567 |",
@@ -76,6 +77,16 @@ def test_the_card_says_what_was_recorded_and_no_more(aligned: Path, tmp_path: Pa
 def test_a_folder_without_a_card_gets_none(tmp_path: Path) -> None:
     add_scores(tmp_path, "vcr@val", {"accuracy": "1.5"})
     assert not list(tmp_path.iterdir())
+
+
+def test_the_card_tells_the_last_held_out_loss(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(out, make_recipe(steps=3, held_out=0.1, eval_every=2, eval_size=2))
+    card = (out / "model" / "README.md").read_text(encoding="utf-8")
+    measured = list(read_held_out(out / "metrics.jsonl"))
+    assert [line["step"] for line in measured] == [2, 3]
+    assert f"| held-out loss, step 3 | {measured[-1]['held_out']:.4f} |" in card
+    assert card.count("held-out loss") == 1
 
 
 def test_a_large_model_is_cut_into_files(

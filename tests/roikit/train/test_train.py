@@ -191,7 +191,7 @@ def test_a_finished_run_is_left_alone_and_another_recipe_refused(aligned: Path) 
     before = (aligned / "model" / "model.safetensors").stat().st_mtime_ns
     assert run(aligned).last_loss is None
     assert (aligned / "model" / "model.safetensors").stat().st_mtime_ns == before
-    with pytest.raises(UsageError, match=r"recipe: lr = 0\.01; lr = 0\.02"):
+    with pytest.raises(UsageError, match=r"recipe: align\.lr: it has 0\.01, asked for was 0\.02"):
         run(aligned, make_recipe(lr=2e-2))
     with pytest.raises(UsageError, match="another data"):
         run(aligned, data={"splits": {"coco/train": "other"}})

@@ -65,6 +65,6 @@ def test_a_run_that_goes_on_may_change_how_the_work_is_done(
     assert "micro_batch = 1" in caplog.text
     one, two = losses(tmp_path / "whole"), losses(tmp_path / "cut")
     assert [loss for _, loss in two] == pytest.approx([loss for _, loss in one], rel=1e-4)
-    with pytest.raises(UsageError, match=r"recipe: lr = ") as caught:
+    with pytest.raises(UsageError, match=r"recipe: align\.lr: it has ") as caught:
         run(tmp_path / "cut", make_recipe(steps=4, lr=0.5, micro_batch=2))
     assert "micro_batch" not in str(caught.value)
