@@ -22,7 +22,7 @@ from roikit.train.estimate import (
 )
 from roikit.train.feed import StepReader, feed
 from roikit.train.footprint import Rows, measure_footprint
-from roikit.train.loop import choose_parts
+from roikit.train.parts import choose_parts
 from roikit.train.trial import run_trial
 from tests.roikit.conftest import TEXTS, TINY, ToySource
 
