@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.report import Table, machine, show
 from pipelines.lengths import Lengths, draw_lengths
 from pipelines.measure_lengths import measure_lengths
+from pipelines.phrasing import rephrase
 from pipelines.stages import open_stream, training_texts
 from pipelines.token_counts import TokenizerCounter
 from roikit import batch
@@ -64,8 +65,7 @@ _PACKAGES = ("transformers", "tokenizers", "pyarrow", "numpy")
 def load(name: str) -> Recipe:
     """Return the stage 2 of a recipe, sized for the miniature world."""
     preset, changes = _RECIPES[name]
-    common = ("keep_clean=[]", "stage2.redraw_wording=false")
-    return load_recipe(preset, stage="stage2", overrides=[*common, *changes])
+    return load_recipe(preset, stage="stage2", overrides=["keep_clean=[]", *changes])
 
 
 def measure_speed(processor: RoikitProcessor, shards: Path) -> dict[str, Any]:
@@ -88,8 +88,14 @@ def measure_padding(name: str, processor: RoikitProcessor, shards: Path) -> list
     recipe = load(name)
     stream, _ = open_stream(recipe, shards)
     planned = draw_lengths(recipe, stream, TokenizerCounter(processor.tokenizer))
-    reader = StepReader(Steps(stream, batch_size=1), processor, recipe.run, seed=recipe.seed)
-    encoded = lru_cache(maxsize=None)(lambda place: reader[place].batches[0])
+    reader = StepReader(
+        Steps(stream, batch_size=1),
+        processor,
+        recipe.run,
+        seed=recipe.seed,
+        rephrase=rephrase if recipe.run.redraw_wording else None,
+    )
+    encoded = lru_cache(maxsize=None)(lambda place: _num_tokens(reader, place))
     rows = []
     for size, at_once in product(_BATCH_SIZES, _MICRO_BATCHES):
         row: dict[str, Any] = {"recipe": name, "batch_size": size, "micro_batch": at_once}
@@ -105,10 +111,7 @@ def measure_padding(name: str, processor: RoikitProcessor, shards: Path) -> list
             held = there = 0
             for step, rank in product(range(_STEPS), range(world_size)):
                 for laid in steps.micro_batches(step, rank=rank, world_size=world_size):
-                    lengths = [
-                        sum(one.num_tokens for place in line if (one := encoded(place)))
-                        for line in laid
-                    ]
+                    lengths = [sum(map(encoded, line)) for line in laid]
                     held += sum(lengths)
                     there += max(lengths, default=0) * len(lengths)
             row[f"{layout}, {world_size} rank{'s' * (world_size > 1)}"] = 1 - held / max(1, there)
@@ -160,6 +163,11 @@ def main() -> None:
     ]
     results = {"machine": machine(_PACKAGES), "measuring": speeds, "padding": found}
     show(results, tables, as_json=arguments.json)
+
+
+def _num_tokens(reader: StepReader, place: int) -> int:
+    (encoded,) = reader[place].batches
+    return 0 if encoded is None else encoded.num_tokens
 
 
 def _rate(speed: dict[str, Any]) -> float:
