@@ -43,21 +43,25 @@ def find_counter(recipe: Recipe) -> tuple[TokenCounter, str]:
     A tokenizer that is learned from the training text is taken from the default runs; before there
     is one, and where a pretrained one cannot be loaded, tokens are estimated from words.
     """
-    how = f"tokens are estimated from words, {TOKENS_A_WORD} a word and one a mark"
     if recipe.model.language == "scratch":
         for stage in STAGES:
             folder = paths.runs_dir() / stage / "model"
             if (folder / "tokenizer.json").is_file():
                 counter = TokenizerCounter(_learned(folder))
                 return counter, f"tokens of the tokenizer in {folder}"
-        return WordCounter(), f"{how}: `{STAGES[0]}` has yet to learn a tokenizer"
+        return WordCounter(), estimated_from_words(f"`{STAGES[0]}` has yet to learn a tokenizer")
     from roikit.model.build import load_tokenizer  # imports torch
 
     try:
         tokenizer = load_tokenizer(recipe.model)
     except UsageError as error:
-        return WordCounter(), f"{how}: {error}"
+        return WordCounter(), estimated_from_words(str(error))
     return TokenizerCounter(tokenizer), f"tokens of `{recipe.model.language}`"
+
+
+def estimated_from_words(why: str) -> str:
+    """Say that tokens are estimated, and why."""
+    return f"tokens are estimated from words, {TOKENS_A_WORD} a word and one a mark: {why}"
 
 
 def _learned(folder: Path) -> Any:

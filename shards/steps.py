@@ -22,7 +22,7 @@ from shards.stream import Draw, Stream
 T = TypeVar("T")
 
 #: Conversations of a window of the layout `grouped`, about, and the fewest steps it holds.
-_WINDOW_PLACES, _WINDOW_STEPS = 1024, 8
+_WINDOW_PLACES, _WINDOW_STEPS = 4096, 8
 #: A packed row may always be this long, tokens: short conversations share it.
 _SHORT_ROW = 512
 #: Share of packed rows that may stay empty before longer ones are tried.

@@ -71,7 +71,6 @@ class Conversations:
     tokens: tuple[int, ...]  #: of each, picture and regions included
     label_spans: tuple[int, ...]  #: of each: tokens from its first label on
     regions: tuple[int, ...]  #: of each: regions that its tokens introduce
-    exchanges: tuple[int, ...]
     is_measured: bool  #: by the recipe's tokenizer; else estimated from words
 
 

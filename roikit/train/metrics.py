@@ -57,7 +57,7 @@ class MetricsWriter:
     """
 
     def __init__(self, path: Path, *, after_step: int) -> None:
-        kept = [line for line in _read(path) if line["step"] <= after_step]
+        kept = [line for line in read_lines(path) if line["step"] <= after_step]
         temporary = path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         temporary.replace(path)
@@ -78,15 +78,16 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
 
     Runs of before have lines without some of `StepReport`'s fields.
     """
-    return (line for line in _read(path) if "loss" in line)
+    return (line for line in read_lines(path) if "loss" in line)
 
 
 def read_held_out(path: Path) -> Iterator[dict[str, Any]]:
     """Evaluations of a run on the pictures held out, oldest first."""
-    return (line for line in _read(path) if "held_out" in line)
+    return (line for line in read_lines(path) if "held_out" in line)
 
 
-def _read(path: Path) -> Iterator[dict[str, Any]]:
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Lines of a file of JSON lines; none where it is missing, and none after one cut short."""
     if not path.is_file():
         return
     for line in path.read_text(encoding="utf-8").splitlines():

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from roikit.errors import CorruptSampleError
-from roikit.train.metrics import read_metrics
+from roikit.train.metrics import read_lines
 
 log = logging.getLogger(__name__)
 
@@ -20,15 +20,16 @@ class Quarantine:
     """The list of a run, and its limit.
 
     Args:
-        out: the run's folder; None keeps the list in memory, for ranks that write nothing.
+        out: the run's folder.
         max_bad: different samples that may be on it.
+        writes: False for processes that keep the list in memory alone.
     """
 
     def __init__(self, out: Path, *, max_bad: int, writes: bool = True) -> None:
         self._file = out / QUARANTINE_NAME
         self._max_bad = max_bad
         self._writes = writes
-        self._keys = {line["key"] for line in read_metrics(self._file)}
+        self._keys = {line["key"] for line in read_lines(self._file)}
 
     def add(self, found: Mapping[str, str], *, step: int) -> None:
         """Note samples found unreadable, each once a run.

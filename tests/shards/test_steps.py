@@ -80,7 +80,7 @@ def test_any_ranks_micro_batches_and_stops_train_on_the_same_steps(
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_two_epochs_hold_each_place_once(root, layout):
     steps = make_steps(root, MIXTURES[1], layout=layout, batch_size=2)
-    window = 512 if layout == "grouped" else 1  # of steps: within one, places change their step
+    window = 2048 if layout == "grouped" else 1  # of steps: within one, places change their step
     num_steps = -(-2 * steps.epoch_length // 2 // window) * window
     places = [place for step in range(num_steps) for place in steps.places(step)]
     assert sorted(places) == list(range(2 * num_steps))

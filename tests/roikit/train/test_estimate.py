@@ -35,7 +35,6 @@ LENGTHS = Conversations(
     tokens=(20, 30, 40, 50) * 4,
     label_spans=(10, 12, 14, 16) * 4,
     regions=(1, 1, 2, 2) * 4,
-    exchanges=(1, 2, 3, 4) * 4,
     is_measured=True,
 )
 
@@ -209,6 +208,7 @@ def test_a_trial_times_steps_and_writes_nothing(
         model.processor,
         feed(reader, first=0, steps=3),
         recipe,
+        steps=3,
         device=torch.device("cpu"),
     )
     assert found is not None
@@ -218,4 +218,4 @@ def test_a_trial_times_steps_and_writes_nothing(
     assert not list(tmp_path.iterdir())
     one = feed(reader, first=0, steps=1)
     device = torch.device("cpu")
-    assert run_trial(model.model, model.processor, one, recipe, device=device) is None
+    assert run_trial(model.model, model.processor, one, recipe, steps=1, device=device) is None
