@@ -118,7 +118,8 @@ def train(
     Example: roikit train stage2 --recipe base --estimate --gpus 8
     """
     from commands import cost_card
-    from pipelines.estimate import Hardware, estimate_stage
+    from pipelines.cost_figures import Hardware
+    from pipelines.estimate import estimate_stage
     from pipelines.stages import check_can_start, run_stage
     from roikit import render, runs
     from roikit.config import load_recipe
@@ -132,9 +133,15 @@ def train(
         resolved = load_recipe(recipe, stage=stage.value, overrides=overrides)
     hardware = given(gpus=gpus, memory_gib=gpu_memory, peak_tflops=gpu_tflops, mfu=mfu)
     if estimate:
-        card = estimate_stage(
-            resolved, shards=shards, start=start, device=device, hardware=Hardware(**hardware)
-        )
+        with render.progress("measuring lengths", "shards") as report:
+            card = estimate_stage(
+                resolved,
+                shards=shards,
+                start=start,
+                device=device,
+                hardware=Hardware(**hardware),
+                progress=report,
+            )
         return render.document(card) if as_json else cost_card.show(card)
     with runs.said_once_a_machine():
         if hardware:

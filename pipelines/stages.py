@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pipelines.lengths import Lengths, measure_lengths
+from pipelines.lengths import draw_lengths
 from pipelines.phrasing import families, rephrase, version
 from pipelines.token_counts import TokenizerCounter
 from roikit.config import Recipe
@@ -19,13 +19,12 @@ from roikit.prompt import as_dialogue
 from roikit.runs import excluded_sha256, is_main_process, said_once_a_machine
 from shards.commit import list_datasets, load_dataset
 from shards.kept_clean import KeptClean, resolve
-from shards.layout import sample_key
 from shards.mix import parse_mix
 from shards.read import iter_samples
 from shards.remote import pull_all, url_of
 from shards.selection import choose_conversations
 from shards.steps import Steps
-from shards.stream import Draw, Stream
+from shards.stream import Stream
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +84,7 @@ def run_stage(
     excluded = kept.identities
 
     def plan(processor: "RoikitProcessor") -> None:
-        steps.lengths = draw_lengths(recipe, stream, processor)
+        steps.lengths = draw_lengths(recipe, stream, TokenizerCounter(processor.tokenizer))
 
     return train_stage(
         recipe,
@@ -131,45 +130,6 @@ def open_steps(recipe: Recipe, stream: Stream) -> Steps:
         layout=run.layout,
         max_tokens=run.max_tokens,
     )
-
-
-def draw_lengths(
-    recipe: Recipe, stream: Stream, processor: "RoikitProcessor"
-) -> Callable[[Draw], int]:
-    """Return what says how many tokens a draw takes, measured once a split and tokenizer.
-
-    Args:
-        recipe: whose caps and limits hold.
-        stream: whose draws they are.
-        processor: whose tokens are counted.
-    """
-    counter = TokenizerCounter(processor.tokenizer)
-    measured = {}
-    for source in stream.sources:
-        index = source.index
-        if index.merkle_root not in measured:
-            log.info("measuring the lengths of `%s@%s`", index.dataset, index.split)
-            measured[index.merkle_root] = Lengths(
-                measure_lengths(index, counter),
-                index,
-                num_image_tokens=processor.num_image_tokens,
-                num_region_tokens=processor.num_region_tokens,
-            )
-
-    def tokens(draw: Draw) -> int:
-        index = stream.sources[draw.source].index
-        number = int(index.number[index.conversation_sample[draw.row]])
-        return measured[index.merkle_root].tokens(
-            draw.row,
-            seed=recipe.seed,
-            key=sample_key(index.dataset, index.split, number),
-            passes=draw.passes,
-            max_exchanges=recipe.run.max_exchanges,
-            asked_together=recipe.run.asked_together,
-            max_tokens=recipe.run.max_tokens,
-        )
-
-    return tokens
 
 
 def check_can_start(recipe: Recipe) -> None:

@@ -242,3 +242,18 @@ def test_a_foreign_cli_module_is_refused_before_it_runs(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("error: expected `cli` from")
     assert "the wrong cli ran" not in done.stderr
+
+
+def test_the_readmes_tree_names_every_page_and_no_file_that_is_gone() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    tree = readme.partition("## Where things are")[2].split("```")[1]
+    folder = ROOT
+    for line in tree.strip().splitlines():
+        names = [word for word in line.split() if word.endswith((".py", ".md", ".toml", "/"))]
+        if not line.startswith(" "):
+            folder = ROOT / names[0] if names[0].endswith("/") else ROOT
+        inner = folder / names[0] if line.startswith(" ") and names[0].endswith("/") else folder
+        for name in names:
+            assert any((at / name).exists() for at in (ROOT, folder, inner)), (line, name)
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.name in tree

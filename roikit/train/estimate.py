@@ -18,9 +18,10 @@ Memory of a GPU, where N is the number of GPUs that share the states (1 but for 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from roikit.config import PARTS, ModelRecipe, StageRecipe
 from roikit.model.modeling import RoikitForConditionalGeneration
@@ -71,7 +72,6 @@ class Conversations:
     tokens: tuple[int, ...]  #: of each, picture and regions included
     label_spans: tuple[int, ...]  #: of each: tokens from its first label on
     regions: tuple[int, ...]  #: of each: regions that its tokens introduce
-    exchanges: tuple[int, ...]
     is_measured: bool  #: by the recipe's tokenizer; else estimated from words
 
 
@@ -152,15 +152,14 @@ def measure_sizes(model: ModelRecipe, run: StageRecipe, batches: MicroBatches) -
     """
     skeleton = build_skeleton(model)
     choose_parts(skeleton, run.train)
-    adapters = 0
     if run.lora_rank:
-        adapters = count_adapters(skeleton, run)
         skeleton.language_model.requires_grad_(False)
     parts = tuple(_part(skeleton, name) for name in PARTS)
     layers = decoder_layers(skeleton)
     in_layers = sum(_count(layer) for layer in layers)
     outside = sum(part.parameters for part in parts if part.name != "vision_tower") - in_layers
-    optimizer_bytes = _optimizer_bytes(skeleton, run) + 8 * adapters
+    optimizer_bytes = _optimizer_bytes(skeleton, run)
+    adapters = attach_adapters(skeleton, run) if run.lora_rank else 0
     dtype = torch.float32 if run.dtype == "fp32" else torch.bfloat16
     typical = measure_footprint(skeleton, batches.typical, dtype=dtype)
     fullest = typical
@@ -169,7 +168,7 @@ def measure_sizes(model: ModelRecipe, run: StageRecipe, batches: MicroBatches) -
     return Sizes(
         parts=parts,
         adapters=adapters,
-        optimizer_bytes=optimizer_bytes,
+        optimizer_bytes=optimizer_bytes + 8 * adapters,  # AdamW's, whatever the others have
         root_parameters=outside,
         layer_parameters=in_layers // len(layers),
         typical=typical,
@@ -177,17 +176,37 @@ def measure_sizes(model: ModelRecipe, run: StageRecipe, batches: MicroBatches) -
     )
 
 
-def count_adapters(model: RoikitForConditionalGeneration, run: StageRecipe) -> int:
-    """Count LoRA's parameters: rank * (inputs + outputs) for every layer that is named."""
-    head = model.language_model.get_output_embeddings()
+def attach_adapters(model: RoikitForConditionalGeneration, run: StageRecipe) -> int:
+    """Let every layer that is named pass through LoRA's two matrices too, as peft does it.
+
+    Args:
+        model: on the meta device; its language model is frozen.
+        run: rank and targets.
+
+    Returns:
+        The matrices' parameters: rank * (inputs + outputs) of each layer.
+    """
+    language_model = model.language_model
+    language_model.requires_grad_(False)
+    head = language_model.get_output_embeddings()
     every = run.lora_targets == ("all-linear",)
-    return sum(
-        run.lora_rank * (module.in_features + module.out_features)
-        for name, module in model.language_model.named_modules()
-        if isinstance(module, nn.Linear)
-        and module is not head
-        and (every or name.rpartition(".")[2] in run.lora_targets)
-    )
+    parameters = 0
+    for name, module in list(language_model.named_modules()):
+        is_named = every or name.rpartition(".")[2] in run.lora_targets
+        if not isinstance(module, nn.Linear) or module is head or not is_named:
+            continue
+        module.lora_A = nn.Linear(module.in_features, run.lora_rank, bias=False, device="meta")
+        module.lora_B = nn.Linear(run.lora_rank, module.out_features, bias=False, device="meta")
+        module.register_forward_hook(_through_adapters)
+        parameters += run.lora_rank * (module.in_features + module.out_features)
+    return parameters
+
+
+def _through_adapters(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    # peft takes float32, so that in bf16 each layer keeps a copy of its inputs
+    copied = inputs[0].float().to(inputs[0].dtype)
+    adapted: Tensor = module.lora_B(module.lora_A(copied))
+    return output + adapted
 
 
 def is_sharded(run: StageRecipe) -> bool:

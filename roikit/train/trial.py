@@ -1,20 +1,25 @@
 """A few steps of a stage for their time alone: nothing is written, and the model is thrown away."""
 
+import contextlib
+import signal
 import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from roikit.batch import to_device
 from roikit.config import Recipe
 from roikit.model.modeling import RoikitForConditionalGeneration
 from roikit.model.processing import RoikitProcessor
 from roikit.train.feed import Feeding
-from roikit.train.loop import autocast, batch_loss, uses_bf16
+from roikit.train.loop import Interrupted, Progress, train_steps, uses_bf16
+from roikit.train.metrics import StepReport
 from roikit.train.optim import build_optimizers
 from roikit.train.parts import prepare
+from roikit.train.quarantine import Quarantine
+from roikit.train.world import World
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,7 +32,7 @@ class Trial:
     data_wait: float  #: of those, the median
     tokens: float  #: of a step, the mean
     conversations: float  #: of a step, the mean
-    padding: float  #: share of places that held no token, 0 to 1
+    padding: float  #: share of places that held no token, 0 to 1; the mean
     peak_bytes: int | None  #: memory allocated on the device; None for a CPU
 
 
@@ -37,64 +42,67 @@ def run_trial(
     feedings: Iterator[Feeding],
     recipe: Recipe,
     *,
+    steps: int,
     device: torch.device,
     budget_s: float = 60.0,
 ) -> Trial | None:
-    """Train until the feedings or the time are spent; the first step is not timed.
+    """Train with the loop's own steps until they or the time are spent; the first is not timed.
 
     Args:
         model: a built one; it is trained in place.
         processor: the model's.
         feedings: one a step.
         recipe: what learns and how.
+        steps: how many, the first included.
         device: where.
-        budget_s: seconds after which no further step is begun.
+        budget_s: seconds after which no further step is begun, once two are taken.
 
     Returns:
         None where fewer than two steps could be taken.
+
+    Raises:
+        RoikitError: the memory does not suffice, a loss is no number, or a sample is unreadable.
     """
-    run = recipe.run
     prepare(model, recipe)
     model.to(device)
-    optimizers = build_optimizers(model, run)
-    learning = [p for p in model.parameters() if p.requires_grad]
-    bf16 = uses_bf16(run.dtype, device)
     is_cuda = device.type == "cuda"
-    seconds, waits, tokens, places, conversations = [], [], [], [], []
+    taken: list[StepReport] = []
+    conversations: list[int] = []
     began = time.perf_counter()
-    started = began
-    for feeding in feedings:
-        waited = time.perf_counter() - started
-        batches = [batch for batch in feeding.batches if batch is not None]
-        num_labels = max(1, sum(batch.num_labels for batch in batches))
-        for batch in batches:
-            with autocast(device, bf16=bf16):
-                loss = batch_loss(model, processor, to_device(batch, device), num_labels)
-            loss.backward()
-        torch.nn.utils.clip_grad_norm_(learning, run.grad_clip or torch.inf)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        if is_cuda:
-            torch.cuda.synchronize(device)
-        now = time.perf_counter()
-        seconds.append(now - started)
-        waits.append(waited)
-        tokens.append(sum(batch.num_tokens for batch in batches))
-        places.append(sum(batch.input_ids.numel() for batch in batches))
-        conversations.append(sum(len(batch.keys) for batch in batches))
-        if len(seconds) > 1 and now - began > budget_s:
-            break
-        started = time.perf_counter()
-    if len(seconds) < 2:
+
+    def out_of_time() -> int | None:
+        is_late = len(taken) > 1 and time.perf_counter() - began > budget_s
+        return signal.SIGINT if is_late else None
+
+    def note(report: StepReport, keys: tuple[str, ...]) -> None:
+        taken.append(report)
+        conversations.append(len(keys))
+
+    with contextlib.suppress(Interrupted):  # out of time
+        train_steps(
+            model,
+            processor,
+            build_optimizers(model, recipe.run),
+            feedings,
+            recipe,
+            Progress(step=0, stream_state=None),
+            steps=steps,
+            world=World(rank=0, local_rank=0, world_size=1, device=device),
+            bf16=uses_bf16(recipe.run.dtype, device),
+            stopped_by=out_of_time,
+            quarantine=Quarantine(Path(), max_bad=0, writes=False),
+            on_step=note,
+        )
+    timed = taken[1:]
+    if not timed:
         return None
     return Trial(
         device=torch.cuda.get_device_name(device) if is_cuda else device.type,
-        steps=len(seconds) - 1,
-        seconds=statistics.median(seconds[1:]),
-        data_wait=statistics.median(waits[1:]),
-        tokens=statistics.mean(tokens[1:]),
+        steps=len(timed),
+        seconds=statistics.median(one.seconds for one in timed),
+        data_wait=statistics.median(one.data_wait for one in timed),
+        tokens=statistics.mean(one.tokens for one in timed),
         conversations=statistics.mean(conversations[1:]),
-        padding=1 - sum(tokens) / max(1, sum(places)),
+        padding=statistics.mean(one.padding for one in timed),
         peak_bytes=torch.cuda.max_memory_allocated(device) if is_cuda else None,
     )

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines import lengths as measured
-from pipelines.lengths import Lengths, measure_lengths
+from pipelines import measure_lengths as measured
+from pipelines.lengths import Lengths
+from pipelines.measure_lengths import measure_lengths
 from pipelines.miniature import make_miniature
 from pipelines.mixture import find_counter, mixture_totals
 from pipelines.run import convert
@@ -78,7 +79,7 @@ def both(index: Any, lengths: Lengths, processor: Any, row: int, **draw: Any) ->
         passes=passes,
     )
     encoded = encode_example(example, processor, seed=seed, **draw)
-    predicted = lengths.tokens(row, seed=seed, key=sample.key, passes=passes, **draw)
+    predicted = lengths.tokens(row, passes, seed=seed, **draw)
     return predicted, 0 if encoded is None else len(encoded.input_ids)
 
 

@@ -80,7 +80,7 @@ def test_any_ranks_micro_batches_and_stops_train_on_the_same_steps(
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_two_epochs_hold_each_place_once(root, layout):
     steps = make_steps(root, MIXTURES[1], layout=layout, batch_size=2)
-    window = 512 if layout == "grouped" else 1  # of steps: within one, places change their step
+    window = 2048 if layout == "grouped" else 1  # of steps: within one, places change their step
     num_steps = -(-2 * steps.epoch_length // 2 // window) * window
     places = [place for step in range(num_steps) for place in steps.places(step)]
     assert sorted(places) == list(range(2 * num_steps))
@@ -127,16 +127,51 @@ def test_bins_are_balanced_and_bounded(lengths, count):
     assert max(map(len, bins)) <= most
 
 
-@given(lengths=st.lists(st.integers(1, 900), min_size=1, max_size=40))
-def test_a_packed_row_is_at_most_twice_the_longest_conversation(lengths):
-    rows = pack(list(enumerate(lengths)), 2048)
+@given(
+    lengths=st.lists(st.integers(1, 900), min_size=1, max_size=40),
+    max_tokens=st.sampled_from([600, 2048]),
+)
+def test_a_packed_row_is_long_only_where_too_much_would_stay_empty(lengths, max_tokens):
+    rows = pack(list(enumerate(lengths)), max_tokens)
     assert sorted(place for row in rows for place in row) == list(range(len(lengths)))
     longest = max(sum(lengths[place] for place in row) for row in rows)
-    assert longest <= max(2 * max(lengths), 512)
+    assert longest <= max(max_tokens, *lengths)
+    short = max(2 * max(lengths), 512)
+    if longest > short:
+        bins = balanced(list(enumerate(lengths)), len(rows) + 1, most=len(lengths))
+        length = max(sum(tokens for _, tokens in one) for one in bins)
+        assert 1 - sum(lengths) / (len(bins) * length) > 0.05
+
+
+@pytest.mark.parametrize("micro_batch", [4, 8, 0])
+@pytest.mark.parametrize("batch_size", [8, 16, 64])
+def test_few_conversations_of_about_one_length_leave_little_empty_too(batch_size, micro_batch):
+    rng = random.Random(batch_size + micro_batch)
+    used = there = 0
+    for _ in range(20):
+        placed = [(i, rng.randrange(180, 360)) for i in range(batch_size)]
+        lengths = dict(placed)
+        at_once = micro_batch or batch_size
+        for one in balanced(placed, batch_size // at_once, most=at_once):
+            widths = [sum(lengths[place] for place in row) for row in pack(one, 2048)]
+            used += sum(widths)
+            there += max(widths) * len(widths)
+    assert 1 - used / there < 0.05
+
+
+@given(lengths=st.lists(st.integers(1, 900), min_size=4, max_size=40), count=st.integers(2, 4))
+def test_no_swap_with_the_emptiest_bin_would_even_bins_out(lengths, count):
+    bins = balanced(list(enumerate(lengths)), count, most=len(lengths))
+    totals = [sum(tokens for _, tokens in one) for one in bins]
+    full, empty = totals.index(max(totals)), totals.index(min(totals))
+    gap = totals[full] - totals[empty]
+    if gap > 0.01 * totals[full]:
+        swaps = [a - b for _, a in bins[full] for _, b in bins[empty]]
+        assert not [swap for swap in swaps if 0 < swap < gap]
 
 
 def test_a_layout_by_length_asks_for_lengths(root):
-    with pytest.raises(UsageError, match="`packed`: expected the lengths of draws"):
+    with pytest.raises(UsageError, match="layout `packed`: expected the conversations"):
         Steps(Stream(root, "made"), batch_size=2, layout="packed").micro_batches(0)
 
 

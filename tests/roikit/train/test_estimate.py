@@ -15,13 +15,14 @@ from roikit.train.estimate import (
     GIB,
     Conversations,
     advise,
-    count_adapters,
+    attach_adapters,
     measure_sizes,
     memory,
     micro_batches,
 )
 from roikit.train.feed import StepReader, feed
 from roikit.train.footprint import Rows, measure_footprint
+from roikit.train.lora import add_adapters
 from roikit.train.parts import choose_parts
 from roikit.train.trial import run_trial
 from tests.roikit.conftest import TEXTS, TINY, ToySource
@@ -35,7 +36,6 @@ LENGTHS = Conversations(
     tokens=(20, 30, 40, 50) * 4,
     label_spans=(10, 12, 14, 16) * 4,
     regions=(1, 1, 2, 2) * 4,
-    exchanges=(1, 2, 3, 4) * 4,
     is_measured=True,
 )
 
@@ -152,18 +152,26 @@ def test_layouts_differ_in_padding_alone() -> None:
     assert (three.count, three.fullest.pictures) == (1, 3)  # the largest share of 8
 
 
-def test_adapters_are_as_many_as_peft_makes() -> None:
-    peft = pytest.importorskip("peft")
-    run = replace(STAGE2, lora_rank=4)
-    for targets in (("all-linear",), ("q_proj", "v_proj")):
-        model = build_skeleton(MODEL)
-        expected = count_adapters(model, replace(run, lora_targets=targets))
-        names: Any = "all-linear" if targets == ("all-linear",) else list(targets)
-        peft.inject_adapter_in_model(
-            peft.LoraConfig(r=4, target_modules=names), model.language_model
-        )
-        learned = [p for n, p in model.language_model.named_parameters() if "lora_" in n]
-        assert sum(p.numel() for p in learned) == expected > 0
+@pytest.mark.parametrize("targets", [("all-linear",), ("q_proj", "v_proj")])
+def test_adapters_cost_what_pefts_do(targets: tuple[str, ...]) -> None:
+    pytest.importorskip("peft")
+    run = replace(STAGE2, lora_rank=4, lora_targets=targets, dtype="fp32")
+    model = build_model(MODEL, texts=TEXTS).model
+    words = model.get_input_embeddings().weight.shape[0]
+    skeleton = build_skeleton(replace(MODEL, vocabulary=words))
+    for one in (model, skeleton):
+        choose_parts(one, run.train)
+    skeleton.language_model.requires_grad_(False)
+    frozen = measure_footprint(skeleton, ROWS, dtype=torch.float32)
+    add_adapters(model.language_model, run, stage="stage2")
+    learned = [p for n, p in model.language_model.named_parameters() if "lora_" in n]
+    assert attach_adapters(skeleton, run) == sum(p.numel() for p in learned) > 0
+    model.language_model.set_attn_implementation("sdpa")
+    flops, saved = real_step(model, ROWS)
+    found = measure_footprint(skeleton, ROWS, dtype=torch.float32)
+    assert found.flops == pytest.approx(flops, rel=0.05)
+    assert found.activation_bytes == pytest.approx(saved, rel=0.05)
+    assert found.activation_bytes > 1.05 * frozen.activation_bytes
 
 
 def test_advice_fits_and_changes_no_more_than_it_must() -> None:
@@ -209,6 +217,7 @@ def test_a_trial_times_steps_and_writes_nothing(
         model.processor,
         feed(reader, first=0, steps=3),
         recipe,
+        steps=3,
         device=torch.device("cpu"),
     )
     assert found is not None
@@ -218,4 +227,4 @@ def test_a_trial_times_steps_and_writes_nothing(
     assert not list(tmp_path.iterdir())
     one = feed(reader, first=0, steps=1)
     device = torch.device("cpu")
-    assert run_trial(model.model, model.processor, one, recipe, device=device) is None
+    assert run_trial(model.model, model.processor, one, recipe, steps=1, device=device) is None

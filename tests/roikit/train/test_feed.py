@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -13,6 +14,7 @@ from roikit.config import StageRecipe
 from roikit.errors import CorruptSampleError, RoikitError
 from roikit.sample import Example
 from roikit.train.feed import Feeding, StepReader, feed
+from roikit.train.quarantine import QUARANTINE_NAME, Quarantine
 from tests.roikit.conftest import ToySource
 
 T = TypeVar("T")
@@ -121,3 +123,12 @@ def test_two_ranks_read_together_what_one_reads_alone(built: Any) -> None:
     shared = sorted(b.input_ids.tolist() for one in ranks for b in one.batches if b is not None)
     assert ids == shared
     assert torch.equal(torch.tensor(ids[0]), torch.tensor(shared[0]))
+
+
+def test_the_quarantines_limit_counts_over_stops(tmp_path: Path) -> None:
+    Quarantine(tmp_path, max_bad=2).add({"a": "torn", "b": "gone"}, step=3)
+    again = Quarantine(tmp_path, max_bad=2)  # the same run, gone on with
+    again.add({"a": "torn"}, step=3)
+    assert len((tmp_path / QUARANTINE_NAME).read_text(encoding="utf-8").splitlines()) == 2
+    with pytest.raises(CorruptSampleError, match="3 samples cannot be read, the limit is 2"):
+        again.add({"c": "torn"}, step=4)
