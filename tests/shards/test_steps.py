@@ -136,7 +136,7 @@ def test_a_packed_row_is_at_most_twice_the_longest_conversation(lengths):
 
 
 def test_a_layout_by_length_asks_for_lengths(root):
-    with pytest.raises(UsageError, match="`packed`: expected the lengths of draws"):
+    with pytest.raises(UsageError, match="`packed`: expected the conversations' lengths"):
         Steps(Stream(root, "made"), batch_size=2, layout="packed").micro_batches(0)
 
 
