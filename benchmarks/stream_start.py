@@ -8,10 +8,8 @@ clock starts. Before a *cold* run the kernel is asked to forget the files.
 """
 
 import hashlib
-import multiprocessing
 import os
 import time
-from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ import msgspec
 import numpy as np
 
 from benchmarks.convert_writing import make_record
+from benchmarks.fresh_process import in_process
 from benchmarks.stream_contenders import BATCH, PICTURES, draw_picture
 from benchmarks.stream_memory import memory_of
 from roikit.images import decode_rgb
@@ -46,14 +45,14 @@ _MIXES = {
 def measure_start(work: Path, repeats: int) -> list[dict[str, Any]]:
     """Open a stream and take its first batch, or one in the middle; with and without exclusions."""
     work.mkdir()
-    _in_process(make_manifest, work)
+    in_process(make_manifest, work)
     rows = []
     for mix in _MIXES:
         for excluded in (0, EXCLUDED):
             for place in ("first", "middle"):
-                _in_process(_write_drawn, work, mix, excluded, place)
+                in_process(_write_drawn, work, mix, excluded, place)
                 runs = [
-                    _in_process(_start, work, mix, excluded, place, is_cold)
+                    in_process(_start, work, mix, excluded, place, is_cold)
                     for _ in range(repeats)
                     for is_cold in (True, False)
                 ]
@@ -64,6 +63,7 @@ def measure_start(work: Path, repeats: int) -> list[dict[str, Any]]:
                         "excluded": excluded,
                         "batch": place,
                         "seconds": _median(warm, "seconds"),
+                        "cpu_seconds": _median(warm, "cpu_seconds"),
                         "seconds_to_open": _median(warm, "seconds_to_open"),
                         "seconds_cold": _median([r for r in runs if r["is_cold"]], "seconds"),
                         "private_bytes": _median(warm, "private_bytes"),
@@ -163,15 +163,16 @@ def _start(root: Path, mix: str, excluded: int, place: str, is_cold: bool) -> di
     if is_cold:
         _forget(root)
     listed = _list(excluded)
-    began = time.perf_counter()
+    began, cpu_began = time.perf_counter(), time.process_time()
     stream = _open(root, mix, listed)
     opened = time.perf_counter()
     pictures = [decode_rgb(data) for data in _take(stream, place)]
-    ended = time.perf_counter()
+    ended, cpu_ended = time.perf_counter(), time.process_time()
     assert len(pictures) == BATCH
     return {
         "is_cold": is_cold,
         "seconds": ended - began,
+        "cpu_seconds": cpu_ended - cpu_began,
         "seconds_to_open": opened - began,
         "private_bytes": memory_of(os.getpid())["private_bytes"],
     }
@@ -222,8 +223,3 @@ def _forget(root: Path) -> None:
 
 def _median(runs: list[dict[str, Any]], name: str) -> float:
     return float(np.median([run[name] for run in runs]))
-
-
-def _in_process(work: Callable[..., Any], *arguments: Any) -> Any:
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(work, arguments)
