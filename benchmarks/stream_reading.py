@@ -76,7 +76,7 @@ def measure_reading(work: Path, repeats: int, what: str) -> list[dict[str, Any]]
             for workers in _WORKERS
             for name in present()
             for use in uses
-            # roikit's stream checks and decodes in any case; what that costs is seen without workers
+            # roikit's stream always checks and decodes; what that costs is seen without workers
             if use != "checked" or (name != "roikit" and not workers)
         ]
         if what == "raw":
