@@ -126,6 +126,8 @@ def _read(folder: Path, name: str, use: str, workers: int) -> dict[str, Any]:
     while seconds < _SECONDS:
         batches = iter(loader)
         next(batches)
+        if workers and not memory:  # in an epoch's beginning: at its end some are gone
+            memory = memory_of_workers()
         began, cpu_began = time.perf_counter(), time.process_time()
         for batch in batches:
             count += len(batch)
@@ -133,7 +135,6 @@ def _read(folder: Path, name: str, use: str, workers: int) -> dict[str, Any]:
                 break
         seconds += time.perf_counter() - began
         cpu_seconds += time.process_time() - cpu_began
-        memory = memory_of_workers() or memory
     return {
         "samples_per_s": count / seconds,
         "samples_per_cpu_s": 0.0 if workers else count / cpu_seconds,
