@@ -25,7 +25,7 @@ from roikit.images import decode_rgb
 from roikit.sample import TASKS, Sample, encode_sample
 from shards.atomic import write_bytes
 from shards.commit import DatasetInfo, ShardEntry
-from shards.index import SplitIndex, native_hash, write_index
+from shards.index import SplitIndex, native_hashes, write_index
 from shards.layout import COMMIT_NAME, FORMAT_VERSION, sample_key, shard_stem, split_dir, tar_path
 from shards.stream import Stream
 from shards.writer import BLOCK_BYTES, member_header, padded
@@ -84,7 +84,7 @@ def make_manifest(root: Path) -> None:
     rng = np.random.default_rng(0)
     natives = rng.integers(0, 2**64, SAMPLES, dtype=np.uint64)
     listed = rng.choice(SAMPLES, EXCLUDED // 2, replace=False)
-    natives[listed] = [native_hash(name) for name in _excluded_ids()]
+    natives[listed] = native_hashes(_excluded_ids())
     many = len(_TASKS)
     codes = np.array([TASKS.index(task) for task in _TASKS], np.uint8)
     columns = {

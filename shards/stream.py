@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from roikit.errors import CorruptSampleError, UsageError
 from roikit.sample import Example
-from shards.index import SplitIndex, native_hash, rows_where, short_hash
+from shards.index import SplitIndex, native_hashes, rows_where, short_hashes
 from shards.mix import MixEntry, parse_mix
 from shards.order import ORDER_VERSION, Order, permute
 from shards.read import ShardReader, open_split
@@ -122,8 +122,8 @@ class Stream:
         self.quarantined: dict[str, str] = {}
         self._quarantine_lock = Lock()
         self._reader = ShardReader()
-        natives = np.array([native_hash(x) for x in exclude_native_ids], dtype=np.uint64)
-        sha256s = np.array([short_hash(x) for x in exclude_sha256s], dtype=np.uint64)
+        natives = native_hashes(exclude_native_ids)
+        sha256s = short_hashes(exclude_sha256s)
         self.sources = self._open_sources(Path(root), natives, sha256s, chosen, held_out)
         excluded = sorted({*exclude_native_ids, *exclude_sha256s})
         #: Hash of the conversations chosen; None where all are.
