@@ -10,6 +10,7 @@ import hashlib
 import io
 import random
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -121,31 +122,27 @@ def _cut(samples: list[tuple[Sample, bytes]]) -> Iterator[list[tuple[Sample, byt
         yield shard
 
 
-# Reading: one epoch, as an iterator over the results of batches
+# Reading: one epoch each time it is iterated over, as the results of batches
 
 
 def read_roikit(folder: Path, workers: int, use: Use) -> Iterable[Any]:
-    """A stream's examples by their place, as training fetches them. Checked and decoded anyway."""
-    from torch.utils.data import DataLoader
+    """An epoch of a stream, each worker a rank of it. Checked and decoded in any case."""
+    from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
     stream = Stream(folder, "coco:image-caption", prefetch=0)
+
+    class Epoch(IterableDataset):  # type: ignore[type-arg]
+        def __iter__(self) -> Iterator[Any]:
+            if (info := get_worker_info()) is not None:
+                stream.rank, stream.world_size = info.id, info.num_workers
+            return islice(stream, stream.epoch_length // stream.world_size)
+
     return DataLoader(
-        _Places(stream),
+        Epoch(),
         batch_size=BATCH,
         num_workers=workers,
         collate_fn=lambda examples: [use(e.image_bytes, e.sample) for e in examples],
     )
-
-
-class _Places:
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-
-    def __len__(self) -> int:
-        return self._stream.epoch_length
-
-    def __getitem__(self, position: int) -> Any:
-        return self._stream.example(0, position)
 
 
 def read_mosaicml(folder: Path, workers: int, use: Use) -> Iterable[Any]:

@@ -5,13 +5,15 @@ from pathlib import Path
 
 
 def memory_of(pid: int) -> dict[str, int]:
-    """Return a process's proportional share (PSS) and what is its own (USS), bytes."""
+    """Return a process's proportional share (PSS) and what it alone has written, bytes.
+
+    Pages of files that it maps are in its share, not in its own: the kernel may drop them.
+    """
     fields = {}
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()[1:]:
         name, _, rest = line.partition(":")
         fields[name] = int(rest.split()[0]) * 1024
-    private = fields["Private_Clean"] + fields["Private_Dirty"]
-    return {"pss_bytes": fields["Pss"], "private_bytes": private}
+    return {"pss_bytes": fields["Pss"], "private_bytes": fields["Private_Dirty"]}
 
 
 def memory_of_workers() -> list[dict[str, int]]:

@@ -8,10 +8,8 @@ clock starts. Before a *cold* run the kernel is asked to forget the files.
 """
 
 import hashlib
-import multiprocessing
 import os
 import time
-from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,13 +18,14 @@ import msgspec
 import numpy as np
 
 from benchmarks.convert_writing import make_record
+from benchmarks.fresh_process import in_process
 from benchmarks.stream_contenders import BATCH, PICTURES, draw_picture
 from benchmarks.stream_memory import memory_of
 from roikit.images import decode_rgb
 from roikit.sample import TASKS, Sample, encode_sample
 from shards.atomic import write_bytes
 from shards.commit import DatasetInfo, ShardEntry
-from shards.index import SplitIndex, native_hash, write_index
+from shards.index import SplitIndex, native_hashes, write_index
 from shards.layout import COMMIT_NAME, FORMAT_VERSION, sample_key, shard_stem, split_dir, tar_path
 from shards.stream import Stream
 from shards.writer import BLOCK_BYTES, member_header, padded
@@ -46,14 +45,14 @@ _MIXES = {
 def measure_start(work: Path, repeats: int) -> list[dict[str, Any]]:
     """Open a stream and take its first batch, or one in the middle; with and without exclusions."""
     work.mkdir()
-    _in_process(make_manifest, work)
+    in_process(make_manifest, work)
     rows = []
     for mix in _MIXES:
         for excluded in (0, EXCLUDED):
             for place in ("first", "middle"):
-                _in_process(_write_drawn, work, mix, excluded, place)
+                in_process(_write_drawn, work, mix, excluded, place)
                 runs = [
-                    _in_process(_start, work, mix, excluded, place, is_cold)
+                    in_process(_start, work, mix, excluded, place, is_cold)
                     for _ in range(repeats)
                     for is_cold in (True, False)
                 ]
@@ -64,6 +63,7 @@ def measure_start(work: Path, repeats: int) -> list[dict[str, Any]]:
                         "excluded": excluded,
                         "batch": place,
                         "seconds": _median(warm, "seconds"),
+                        "cpu_seconds": _median(warm, "cpu_seconds"),
                         "seconds_to_open": _median(warm, "seconds_to_open"),
                         "seconds_cold": _median([r for r in runs if r["is_cold"]], "seconds"),
                         "private_bytes": _median(warm, "private_bytes"),
@@ -84,7 +84,7 @@ def make_manifest(root: Path) -> None:
     rng = np.random.default_rng(0)
     natives = rng.integers(0, 2**64, SAMPLES, dtype=np.uint64)
     listed = rng.choice(SAMPLES, EXCLUDED // 2, replace=False)
-    natives[listed] = [native_hash(name) for name in _excluded_ids()]
+    natives[listed] = native_hashes(_excluded_ids())
     many = len(_TASKS)
     codes = np.array([TASKS.index(task) for task in _TASKS], np.uint8)
     columns = {
@@ -163,15 +163,16 @@ def _start(root: Path, mix: str, excluded: int, place: str, is_cold: bool) -> di
     if is_cold:
         _forget(root)
     listed = _list(excluded)
-    began = time.perf_counter()
+    began, cpu_began = time.perf_counter(), time.process_time()
     stream = _open(root, mix, listed)
     opened = time.perf_counter()
     pictures = [decode_rgb(data) for data in _take(stream, place)]
-    ended = time.perf_counter()
+    ended, cpu_ended = time.perf_counter(), time.process_time()
     assert len(pictures) == BATCH
     return {
         "is_cold": is_cold,
         "seconds": ended - began,
+        "cpu_seconds": cpu_ended - cpu_began,
         "seconds_to_open": opened - began,
         "private_bytes": memory_of(os.getpid())["private_bytes"],
     }
@@ -222,8 +223,3 @@ def _forget(root: Path) -> None:
 
 def _median(runs: list[dict[str, Any]], name: str) -> float:
     return float(np.median([run[name] for run in runs]))
-
-
-def _in_process(work: Callable[..., Any], *arguments: Any) -> Any:
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(work, arguments)

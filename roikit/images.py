@@ -15,6 +15,7 @@ import PIL.Image
 import simplejpeg
 
 from roikit.errors import CorruptSampleError
+from roikit.jpeg_header import ordinary_jpeg_wh
 
 #: The largest picture that is opened, in pixels; a larger one is refused from its header alone.
 MAX_PIXELS = 89_478_485
@@ -56,6 +57,10 @@ def read_header(data: bytes) -> ImageHeader:
     Raises:
         CorruptSampleError: not a picture of a known format, or one of more than `MAX_PIXELS`.
     """
+    image_wh = ordinary_jpeg_wh(data)
+    if image_wh is not None and 0 < image_wh[0] * image_wh[1] <= MAX_PIXELS:
+        width, height = image_wh
+        return ImageHeader(width=width, height=height, orientation=1, format="jpeg")
     with _open(data) as picture:
         width, height = picture.size
         # Pillow calls a JPEG with several pictures in it (many phones write them) MPO.

@@ -18,7 +18,7 @@ from roikit.fingerprint import LOOK_DISTANCE
 from shards import sidecar
 from shards.commit import load_dataset
 from shards.fingerprints import Fingerprints, read_fingerprints
-from shards.index import native_hash, open_index, short_hash
+from shards.index import native_hashes, open_index, short_hashes
 from shards.layout import sample_key, split_dir
 from shards.mix import MixEntry
 from shards.selection import Chosen
@@ -260,8 +260,7 @@ def overlap(
 def excluded_hashes(identities: Collection[str]) -> tuple[Hashes, Hashes]:
     """Return native ids and SHA-256s, told apart by their form, as the index keeps them."""
     native_ids, sha256s = split_identities(identities)
-    natives = np.array([native_hash(one) for one in native_ids], dtype=np.uint64)
-    return natives, np.array([short_hash(one) for one in sha256s], dtype=np.uint64)
+    return native_hashes(native_ids), short_hashes(sha256s)
 
 
 def split_identities(identities: Collection[str]) -> tuple[list[str], list[str]]:

@@ -124,7 +124,7 @@ class Steps:
             chunks = _chunks(self._window(window)[number], count)
             mine = chunks[rank::world_size]
             return [[[place] for place, _ in chunk] for chunk in mine]
-        placed = [(place, self._length(place)) for place in self.places(step)]
+        placed = self._placed(self.places(step))
         most = math.ceil(self.batch_size / count)
         bins = balanced(placed, count, most=most)
         return [pack(bins[number], self.max_tokens) for number in range(rank, count, world_size)]
@@ -137,15 +137,16 @@ class Steps:
         """Read conversations of the pictures held out; see `Stream.held_out_examples`."""
         return self.stream.held_out_examples(limit)
 
-    def _length(self, place: int) -> int:
+    def _placed(self, places: Sequence[int]) -> list[tuple[int, int]]:
+        """Return (place, tokens) of places, which ascend."""
         if self.lengths is None:
             raise UsageError(f"layout `{self.layout}`: expected the lengths of draws, got none")
-        return self.lengths(self.stream.draw(place))
+        return [(draw.place, self.lengths(draw)) for draw in self.stream.draws(places)]
 
     def _plan_window(self, window: int) -> list[list[tuple[int, int]]]:
         """Return the (place, tokens) of each step of a window."""
         size = self._window_steps * self.batch_size
-        placed = [(p, self._length(p)) for p in range(window * size, (window + 1) * size)]
+        placed = self._placed(range(window * size, (window + 1) * size))
         placed.sort(key=lambda one: one[1])
         steps = _chunks(placed, self._window_steps)
         name = f"window/{self.stream.seed}/{window}".encode()

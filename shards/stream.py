@@ -9,6 +9,7 @@ and knows no model.
 import hashlib
 import json
 import logging
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,12 +18,13 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Literal, TypeVar
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from roikit.errors import CorruptSampleError, UsageError
 from roikit.sample import Example
-from shards.index import SplitIndex, native_hash, rows_where, short_hash
+from shards.index import SplitIndex, native_hashes, rows_where, short_hashes
 from shards.mix import MixEntry, parse_mix
 from shards.order import ORDER_VERSION, Order, permute
 from shards.read import ShardReader, open_split
@@ -36,6 +38,8 @@ T = TypeVar("T")
 
 #: What to do about samples that cannot be read.
 _DAMAGED = "`roikit verify` lists what is damaged; delete that and convert again"
+#: Draws planned at once when a stream begins, so that its first example comes soon, and later.
+_PLANNED_FIRST, _PLANNED = 32, 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +55,7 @@ class MixSource:
         return len(self.rows)
 
 
-@dataclass(frozen=True, slots=True)
-class Draw:
+class Draw(msgspec.Struct, frozen=True, gc=False):
     """Which conversation stands at a place; known without reading it."""
 
     place: int  #: counted through all epochs
@@ -121,8 +124,8 @@ class Stream:
         self.quarantined: dict[str, str] = {}
         self._quarantine_lock = Lock()
         self._reader = ShardReader()
-        natives = np.array([native_hash(x) for x in exclude_native_ids], dtype=np.uint64)
-        sha256s = np.array([short_hash(x) for x in exclude_sha256s], dtype=np.uint64)
+        natives = native_hashes(exclude_native_ids)
+        sha256s = short_hashes(exclude_sha256s)
         self.sources = self._open_sources(Path(root), natives, sha256s, chosen, held_out)
         excluded = sorted({*exclude_native_ids, *exclude_sha256s})
         #: Hash of the conversations chosen; None where all are.
@@ -194,12 +197,36 @@ class Stream:
             CorruptSampleError: its bytes are damaged (and `on_bad` is `raise`, or `max_bad` is
                 spent).
         """
-        return self.read(epoch * self.epoch_length + position, lambda example: example)
+        return self.read(epoch * self.epoch_length + position, _as_it_is)
 
     def draw(self, place: int) -> Draw:
         """Return which conversation stands at a place, counted through all epochs."""
         source, number = self._order.draw(*divmod(place, self.epoch_length))
         return self._draw(place, source, number)
+
+    def draws(self, places: Sequence[int]) -> list[Draw]:
+        """Return what `draw` returns for each of many places, several times as fast.
+
+        Args:
+            places: they ascend; may be none.
+        """
+        found: list[Draw] = []
+        while len(found) < len(places):
+            epoch = places[len(found)] // self.epoch_length
+            start = epoch * self.epoch_length
+            end = bisect_left(places, start + self.epoch_length, lo=len(found))
+            here = places[len(found) : end]
+            sources, numbers = self._order.draws(epoch, [place - start for place in here])
+            rows = self._order.rows(sources, numbers)
+            for i, source in enumerate(self.sources):
+                rows[sources == i] = source.rows[rows[sources == i]]
+            found += [
+                Draw(place, source, row, number // len(self.sources[source]), number)
+                for place, source, row, number in zip(
+                    here, sources.tolist(), rows.tolist(), numbers.tolist(), strict=True
+                )
+            ]
+        return found
 
     def _draw(self, place: int, source: int, number: int) -> Draw:
         rows = self.sources[source].rows
@@ -216,7 +243,10 @@ class Stream:
         Raises:
             CorruptSampleError: it is damaged (and `on_bad` is `raise`, or `max_bad` is spent).
         """
-        first = draw = self.draw(place)
+        return self._read_draw(self.draw(place), use)
+
+    def _read_draw(self, first: Draw, use: Callable[[Example], T]) -> T:
+        draw = first
         source = self.sources[first.source]
         while draw.number - first.number < len(source):
             try:
@@ -224,7 +254,7 @@ class Stream:
             except CorruptSampleError as error:
                 sample_row = int(source.index.conversation_sample[draw.row])
                 self._quarantine(source, sample_row, error)
-            draw = self._draw(place, draw.source, draw.number + 1)
+            draw = self._draw(first.place, draw.source, draw.number + 1)
         raise CorruptSampleError(f"`{source.entry.name}`: no readable sample is left")
 
     def _example(self, draw: Draw) -> Example:
@@ -268,20 +298,19 @@ class Stream:
         return found[:limit]
 
     def __iter__(self) -> Iterator[Example]:
+        draws = self._draws()
         if self.prefetch < 1:
-            for place in self._places():
-                example = self.example(*divmod(place, self.epoch_length))
+            for draw in draws:
+                example = self._read_draw(draw, _as_it_is)
                 self._handed_out += self.world_size
                 yield example
             return
-        places = self._places()
         executor = ThreadPoolExecutor(self.prefetch, thread_name_prefix="roikit-stream")
         pending: deque[Future[Example]] = deque()
         try:
             while True:
                 while len(pending) < 2 * self.prefetch:
-                    place = next(places)
-                    pending.append(executor.submit(self.example, *divmod(place, self.epoch_length)))
+                    pending.append(executor.submit(self._read_draw, next(draws), _as_it_is))
                 example = pending.popleft().result()
                 self._handed_out += self.world_size
                 yield example
@@ -289,12 +318,15 @@ class Stream:
             # Runs when the iterator is closed or dropped: nothing waits but reads under way.
             executor.shutdown(wait=True, cancel_futures=True)
 
-    def _places(self) -> Iterator[int]:
-        """Yield this rank's places, counted through all epochs, from the current state on."""
+    def _draws(self) -> Iterator[Draw]:
+        """Yield this rank's draws from the current state on, planning more and more at once."""
         place = self._handed_out + self.rank
+        many = _PLANNED_FIRST
         while True:
-            yield place
-            place += self.world_size
+            places = range(place, place + many * self.world_size, self.world_size)
+            yield from self.draws(places)
+            place = places[-1] + self.world_size
+            many = min(2 * many, _PLANNED)
 
     def _open_sources(
         self,
@@ -360,6 +392,10 @@ class Stream:
                 self.quarantined[key] = str(error)
                 # any number of readers of one run meet the same sample: who keeps the list warns
                 logger.info("quarantined `%s`: %s", key, error)
+
+
+def _as_it_is(example: Example) -> Example:
+    return example
 
 
 def _fingerprint(

@@ -1,3 +1,4 @@
+import hashlib
 from dataclasses import replace
 
 import numpy as np
@@ -5,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from roikit.errors import CorruptSampleError, UsageError
-from shards.index import native_hash, rows_where, short_hash
+from shards.index import native_hashes, rows_where, short_hashes
 from shards.mix import TRAINING_TASKS
 from shards.read import iter_samples, open_split
 
@@ -17,8 +18,13 @@ def test_the_index_says_where_each_sample_and_conversation_is(tmp_path, make_spl
     assert index.shard.tolist() == [0, 0, 2]
     assert index.number.tolist() == [0, 1, 2]
     # 64-bit hashes must not lose bits on their way through the arrays
-    assert index.image_hash.tolist() == [short_hash(s.image.sha256) for s in samples]
-    assert index.native_hash.tolist() == [native_hash(s.image.native_id) for s in samples]
+    assert index.image_hash.tolist() == [int(s.image.sha256[:16], 16) for s in samples]
+    assert index.native_hash.tolist() == [
+        int(hashlib.sha256(s.image.native_id.encode()).hexdigest()[:16], 16) for s in samples
+    ]
+    assert short_hashes(s.image.sha256 for s in samples).tolist() == index.image_hash.tolist()
+    assert native_hashes(s.image.native_id for s in samples).tolist() == index.native_hash.tolist()
+    assert len(short_hashes([])) == len(native_hashes([])) == 0
     assert index.conversation_sample.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert index.conversation_ordinal.tolist() == [0, 1, 2] * 3
     assert index.is_task(["choice"]).tolist() == [False, False, True] * 3

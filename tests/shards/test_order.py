@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roikit.errors import UsageError
-from shards.order import BLOCK, Order, permute
+from shards.order import BLOCK, Order, permute, permute_many
 
 sources = st.lists(
     st.tuples(st.integers(1, 90), st.sampled_from([0.1, 0.5, 1.0, 1.7, 3.0])),
@@ -126,6 +126,49 @@ def test_the_order_of_long_and_uneven_mixtures_is_frozen():
     assert digest.hexdigest() == GOLDEN_DIGEST
 
 
+@settings(max_examples=40, deadline=None)
+@given(sources, seeds, st.integers(0, 3), st.data())
+def test_many_positions_at_once_are_the_same_as_one_by_one(drawn, seed, epoch, data):
+    order = make(drawn, seed)
+    places = st.sets(st.integers(0, len(order) - 1), min_size=1)
+    assert_many_are_as_one_by_one(order, epoch, sorted(data.draw(places)))
+    assert_many_are_as_one_by_one(order, epoch, range(len(order)))
+
+
+@pytest.mark.parametrize("stride", [1, 7, 1000, 5000])
+def test_many_positions_of_long_mixtures_are_the_same_as_one_by_one(stride):
+    for lengths, weights, seed in [
+        ([100_000, 3_000_000, 777], [1.0, 0.5, 2.0], 3),
+        ([2**32 - 1], [2.0], 2**64 - 1),
+    ]:
+        order = Order(lengths, weights, seed)
+        end = len(order)
+        for start in (0, end // 2, end - 100 * stride):
+            assert_many_are_as_one_by_one(order, 5, range(start, start + 100 * stride, stride))
+
+
+def assert_many_are_as_one_by_one(order, epoch, positions):
+    chosen, draws = order.draws(epoch, positions)
+    one_by_one = [order.draw(epoch, position) for position in positions]
+    assert list(zip(chosen.tolist(), draws.tolist(), strict=True)) == one_by_one
+    assert order.rows(chosen, draws).tolist() == [order.row(*one) for one in one_by_one]
+
+
+@given(
+    st.lists(
+        st.integers(1, 2**40).flatmap(
+            lambda n: st.tuples(st.integers(0, n - 1), st.just(n), st.integers(0, 2**64 - 1))
+        ),
+        max_size=60,
+    )
+)
+@settings(max_examples=60, deadline=None)
+def test_many_values_are_permuted_as_one_by_one(asked):
+    values, lengths, keys = np.array(asked, dtype=np.uint64).reshape(-1, 3).T
+    found = permute_many(values, lengths, keys)
+    assert found.tolist() == [permute(*one) for one in asked]
+
+
 def test_seeds_and_epochs_give_different_orders():
     def first(seed, epoch):
         order = Order([1000, 1000], [1.0, 1.0], seed)
@@ -145,3 +188,5 @@ def test_impossible_mixtures_and_positions_are_refused():
         Order([], [])
     with pytest.raises(IndexError, match="position 3 of epoch 0"):
         Order([3], [1.0]).locate(0, 3)
+    with pytest.raises(IndexError, match="position 3 of epoch 0"):
+        Order([3], [1.0]).draws(0, range(4))

@@ -171,7 +171,7 @@ def test_no_swap_with_the_emptiest_bin_would_even_bins_out(lengths, count):
 
 
 def test_a_layout_by_length_asks_for_lengths(root):
-    with pytest.raises(UsageError, match="layout `packed`: expected the conversations"):
+    with pytest.raises(UsageError, match="`packed`: expected the lengths of draws"):
         Steps(Stream(root, "made"), batch_size=2, layout="packed").micro_batches(0)
 
 

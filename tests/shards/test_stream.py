@@ -6,6 +6,7 @@ from itertools import islice
 
 import pytest
 
+import shards.stream
 from roikit.errors import CorruptSampleError, UsageError
 from shards.stream import Stream
 
@@ -157,6 +158,23 @@ def test_a_place_tells_its_pass_and_conversation_before_it_is_read(root):
         assert example.ordinal == index.conversation_ordinal[draw.row]
         assert example.sample.conversations[example.ordinal] == example.conversation
     assert draw.passes == 4
+
+
+@pytest.mark.parametrize("stride", [1, 5, 40])
+def test_draws_of_many_places_are_those_of_each_across_epochs(root, stride):
+    stream = Stream(root, "made=2.5,other:choice", prefetch=0)
+    places = range(3, 4 * stream.epoch_length, stride)
+    assert stream.draws(places) == [stream.draw(place) for place in places]
+    assert stream.draws([]) == []
+
+
+def test_iterating_plans_on_without_a_gap(root, monkeypatch):
+    monkeypatch.setattr(shards.stream, "_PLANNED_FIRST", 3)
+    monkeypatch.setattr(shards.stream, "_PLANNED", 8)
+    for prefetch in (0, 3):
+        stream = Stream(root, MIX, rank=1, world_size=2, prefetch=prefetch)
+        there = [place(stream.example(*divmod(p, 37))) for p in range(1, 101, 2)]
+        assert take(stream, 50) == there
 
 
 def test_a_picture_that_does_not_decode_is_quarantined_like_bytes_that_changed(root):

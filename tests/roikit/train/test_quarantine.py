@@ -8,6 +8,7 @@ from typing import TypeVar
 import pytest
 
 from roikit.errors import CorruptSampleError
+from roikit.json_lines import read_lines
 from roikit.sample import Example
 from roikit.train.quarantine import Quarantine
 from tests.roikit.conftest import ToySource
@@ -17,7 +18,7 @@ T = TypeVar("T")
 
 
 def listed(out: Path) -> list[str]:
-    return [json.loads(line)["key"] for line in (out / "quarantined.jsonl").open()]
+    return [line["key"] for line in read_lines(out / "quarantined.jsonl")]
 
 
 def test_a_sample_is_noted_and_told_once_over_all_stops(
