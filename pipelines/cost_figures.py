@@ -74,6 +74,7 @@ def data_figures(
     drawn = len(lengths.tokens)
     known = "sampled" if lengths.is_measured else "estimated"
     steps = num_steps(recipe, epoch)
+    padding_known = "assumed" if recipe.run.layout == "packed" else known  # rows as if full
     rows = (
         ("conversations an epoch", epoch, "", "counted"),
         ("exchanges an epoch", sum(one.exchanges for one in totals), "", "counted"),
@@ -81,7 +82,7 @@ def data_figures(
         ("tokens a conversation", round(sum(lengths.tokens) / drawn, 1), "", known),
         ("the longest drawn", max(lengths.tokens), "tokens", known),
         ("regions a conversation", round(sum(lengths.regions) / drawn, 2), "", "sampled"),
-        ("padding", round(100 * batches.padding, 1), "%", known),
+        ("padding", round(100 * batches.padding, 1), "%", padding_known),
         ("steps", steps, "", "counted"),
         ("epochs", round(steps * recipe.run.batch_size / epoch, 3), "", "counted"),
         ("conversations at once on a GPU", batches.fullest.pictures, "", "counted"),
