@@ -60,7 +60,7 @@ def keep(name: str, command: str, results: dict[str, Any], tables: list[Table]) 
         begin,
         f"`{command}` on {about['cores']} cores ({about['processor']}),",
         f"{about['memory_bytes'] / 1e9:.0f} GB, {about['system']}, Python {about['python']},",
-        f"{versions}; medians of {results['repeats']} runs."
+        f"{versions}; {_how_often(results['repeats'])}."
         + (f" **{results['remark']}**" if "remark" in results else ""),
     ]
     for title, columns, rows, remarks in tables:
@@ -73,6 +73,10 @@ def keep(name: str, command: str, results: dict[str, Any], tables: list[Table]) 
     before, _, rest = page.partition(begin)
     after = rest.partition(end)[2]
     _PAGE.write_text(before + "\n".join([*lines, end]) + after, encoding="utf-8")
+
+
+def _how_often(repeats: int) -> str:
+    return "one run of each" if repeats == 1 else f"medians of {repeats} runs"
 
 
 def _version(package: str) -> str | None:
