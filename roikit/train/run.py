@@ -16,45 +16,33 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from roikit.batch import Batch, Rephrase, to_device
-from roikit.config import Recipe, load_recipe
-from roikit.errors import RoikitError, UsageError
-from roikit.model.build import build_model
-from roikit.model.generate import load_model
+from roikit.batch import Rephrase
+from roikit.config import Recipe
+from roikit.errors import UsageError
 from roikit.model.modeling import RoikitForConditionalGeneration
 from roikit.model.processing import RoikitProcessor
 from roikit.runs import said_once_a_machine
+from roikit.train.after_step import AfterStep, held_out_measure
 from roikit.train.checkpoint import Checkpoints
 from roikit.train.checkpoint_space import check_room
 from roikit.train.export import export
 from roikit.train.feed import StepReader, StepSource, feed
-from roikit.train.held_out import HeldOut, first_row
-from roikit.train.loop import (
-    Interrupted,
-    Progress,
-    autocast,
-    batch_loss,
-    hold_signals,
-    train_steps,
-    uses_bf16,
-)
+from roikit.train.held_out import first_row
+from roikit.train.loop import Interrupted, Progress, hold_signals, train_steps, uses_bf16
 from roikit.train.memory import advice_when_full
 from roikit.train.metrics import METRICS_NAME, HeldOutReport, StepReport, read_metrics
 from roikit.train.optim import build_optimizers
 from roikit.train.parallel import choose_parallel, spread
-from roikit.train.parts import prepare
 from roikit.train.quarantine import Quarantine
 from roikit.train.run_folder import check_folder, held_folder, identity_of, make_folder
+from roikit.train.start import first_model
 from roikit.train.trackers import check_trackers
 from roikit.train.watch import Watch
-from roikit.train.world import World, join_world
+from roikit.train.world import join_world
 
 log = logging.getLogger(__name__)
 
@@ -135,30 +123,18 @@ def train_stage(
                 out=out, model=model_folder, steps=steps, resumed_from=steps, last_loss=None
             )
 
-        def check(model: RoikitForConditionalGeneration) -> None:
-            every = recipe.run.save_every
-            if recipe.run.keep_best:  # each evaluation is followed by a save
-                every = min(every, recipe.run.eval_every)
-            check_room(
-                out,
-                model=model,
-                optimizers=build_optimizers(model, recipe.run),
-                saves=-(-steps // every),
-                kept=1 + recipe.run.keep + recipe.run.keep_best,
-            )
-
         def claim(model: RoikitForConditionalGeneration, processor: RoikitProcessor) -> None:
-            check(model)
+            _check_room(out, recipe, model, steps)
             if recipe.run.eval_every:
                 examples = source.held_out(recipe.run.eval_size)
                 first_row(examples, processor, recipe.run, seed=recipe.seed)
             make_folder(out, identity, recipe, processor, excluded)
 
-        model, processor = _prepared(
+        model, processor = first_model(
             recipe, world, start, texts, out / "processor", None if has_run else claim
         )
         if has_run:
-            world.on_main(lambda: check(model))
+            world.on_main(lambda: _check_room(out, recipe, model, steps))
         if plan is not None:
             world.on_main(lambda: plan(processor))
             if not world.is_main:
@@ -176,7 +152,7 @@ def train_stage(
         )
         progress = _resumed(checkpoints, source)
         resumed_from = progress.step
-        measure = _held_out(recipe, world, source, processor, spread_model, bf16=bf16)
+        measure = held_out_measure(recipe, world, source, processor, spread_model, bf16=bf16)
         log.info(
             "%s: step %d of %d, %d processes (%s)",
             out,
@@ -185,36 +161,6 @@ def train_stage(
             world.world_size,
             choose_parallel(recipe.run, world),
         )
-        losses: list[float] = []
-
-        def save(*, score: float | None = None, wait: bool = False) -> None:
-            if progress.stream_state is not None:
-                state = {"stream": progress.stream_state, "recipe": recipe.to_toml()}
-                checkpoints.save(step=progress.step, state=state, score=score, wait=wait)
-
-        def note(report: StepReport, keys: tuple[str, ...]) -> None:
-            watch.step(report, keys)
-            losses.append(report.loss)
-            if on_step is not None and world.is_main:
-                on_step(report)
-            checkpoints.check()
-
-        def after_step(report: StepReport, keys: tuple[str, ...]) -> None:
-            is_last = report.step == steps
-            score = None
-            if measure is None or not (is_last or report.step % recipe.run.eval_every == 0):
-                note(report, keys)
-            else:  # all processes evaluate, or none: who failed before would be waited for
-                world.together(lambda: note(report, keys))
-                found = measure(report.step)
-                watch.held_out(found)
-                if on_held_out is not None and world.is_main:
-                    on_held_out(found)
-                score = found.held_out
-            is_scored = recipe.run.keep_best > 0 and score is not None
-            if is_last or is_scored or report.step % recipe.run.save_every == 0:
-                save(score=score)
-
         if on_start is not None and world.is_main:
             on_start(resumed_from, steps)
         reader = StepReader(
@@ -226,13 +172,8 @@ def train_stage(
             rank=world.rank,
             world_size=world.world_size,
         )
-        feedings = feed(
-            reader,
-            first=progress.step,
-            steps=steps,
-            workers=workers,
-            ahead=0 if world.device.type == "cpu" else 4,
-        )
+        ahead = 0 if world.device.type == "cpu" else 4
+        feedings = feed(reader, first=resumed_from, steps=steps, workers=workers, ahead=ahead)
         watch = Watch(
             out,
             recipe,
@@ -243,6 +184,16 @@ def train_stage(
             world_size=world.world_size,
             is_main=world.is_main,
             gather=world.gather,
+        )
+        after_step = AfterStep(
+            recipe=recipe,
+            world=world,
+            progress=progress,
+            checkpoints=checkpoints,
+            watch=watch,
+            measure=measure,
+            on_step=on_step,
+            on_held_out=on_held_out,
         )
         with watch, hold_signals() as stopped_by, closing(checkpoints), closing(feedings):
             try:
@@ -262,10 +213,11 @@ def train_stage(
                 )
                 checkpoints.finish()
             except Interrupted:
-                save(wait=True)
+                after_step.save(wait=True)
                 raise
         export(model, processor, recipe, out)
         world.sum([0])  # nobody leaves before it is written
+        losses = after_step.losses
         if not losses:  # stopped between the last step and the export
             losses = [line["loss"] for line in read_metrics(out / METRICS_NAME)]
         return TrainResult(
@@ -277,70 +229,20 @@ def train_stage(
         )
 
 
-def _held_out(
-    recipe: Recipe,
-    world: World,
-    source: StepSource,
-    processor: RoikitProcessor,
-    model: nn.Module,
-    *,
-    bf16: bool,
-) -> Callable[[int], HeldOutReport] | None:
-    """What measures the loss on the pictures held out after a step; None where nothing asks."""
-    if not recipe.run.eval_every:
-        return None
-    evaluation = HeldOut(
-        source.held_out(recipe.run.eval_size),
-        processor,
-        recipe.run,
-        seed=recipe.seed,
-        rank=world.rank,
-        world_size=world.world_size,
+def _check_room(
+    out: Path, recipe: Recipe, model: RoikitForConditionalGeneration, steps: int
+) -> None:
+    """Refuse a disk that will not hold the run's checkpoints and its model."""
+    run = recipe.run
+    # with keep_best, each evaluation is followed by a save
+    every = min(run.save_every, run.eval_every) if run.keep_best else run.save_every
+    check_room(
+        out,
+        model=model,
+        optimizers=build_optimizers(model, run),
+        saves=-(-steps // every),
+        kept=1 + run.keep + run.keep_best,
     )
-
-    def summed_loss(batch: Batch) -> Tensor:
-        with autocast(world.device, bf16=bf16):
-            return batch_loss(model, processor, to_device(batch, world.device), 1)
-
-    return lambda step: evaluation.measure(model, summed_loss, step=step, add_up=world.sum)
-
-
-def _prepared(
-    recipe: Recipe,
-    world: World,
-    start: Path | None,
-    texts: Callable[[], Iterable[str]] | None,
-    saved_processor: Path,
-    claim: Callable[[RoikitForConditionalGeneration, RoikitProcessor], None] | None,
-) -> tuple[RoikitForConditionalGeneration, RoikitProcessor]:
-    """The model before the first step, its parts chosen, the same in every process.
-
-    Args:
-        recipe: the stage's.
-        world: this process and the others.
-        start: the run or model to start from.
-        texts: for a tokenizer that has to be learned.
-        saved_processor: where a run keeps it, once claimed.
-        claim: takes the folder of a new run, once all that can be refused has been; None for a
-            run that goes on.
-    """
-
-    def build(processor: Path | None) -> tuple[RoikitForConditionalGeneration, RoikitProcessor]:
-        model, loaded = _start(recipe, start, texts, processor)
-        torch.manual_seed(recipe.seed)
-        prepare(model, recipe)
-        return model, loaded
-
-    if claim is None:
-        return build(saved_processor)
-    first: list[tuple[RoikitForConditionalGeneration, RoikitProcessor]] = []
-
-    def begin() -> None:
-        first.append(build(None))
-        claim(*first[0])
-
-    world.on_main(begin)
-    return first.pop() if first else build(saved_processor)
 
 
 def _resumed(checkpoints: Checkpoints, source: StepSource) -> Progress:
@@ -350,42 +252,3 @@ def _resumed(checkpoints: Checkpoints, source: StepSource) -> Progress:
         return Progress(step=0, stream_state=None)
     source.check(state["stream"])
     return Progress(step=state["step"], stream_state=state["stream"])
-
-
-def _start(
-    recipe: Recipe,
-    start: Path | None,
-    texts: Callable[[], Iterable[str]] | None,
-    processor: Path | None,
-) -> tuple[RoikitForConditionalGeneration, RoikitProcessor]:
-    """The model before the first step; `processor` is the saved one of a run that goes on."""
-    if start is not None:
-        _check_same_model(recipe, start)
-        loaded = load_model(start, device="cpu", dtype="fp32")
-        return loaded.model, loaded.processor
-    words = texts() if texts is not None and processor is None else ()
-    built = build_model(recipe.model, texts=words, tokenizer_folder=processor)
-    idle = [p for p in built.from_scratch if p not in recipe.run.train and p != "region_encoder"]
-    if idle:
-        raise RoikitError(
-            f"{recipe.stage}: {', '.join(idle)} would stay at random weights, and nothing learns "
-            "behind that",
-            hint="start from a trained run with --from, or run `roikit train align` first",
-        )
-    log.info("%s: from scratch: %s", recipe.stage, ", ".join(built.from_scratch))
-    return built.model, built.processor
-
-
-def _check_same_model(recipe: Recipe, start: Path) -> None:
-    """Refuse a `[model]` table that differs from the one the start was built from."""
-    file = start / "recipe.toml"
-    if not file.is_file():
-        return  # a bare model folder: it says itself what it is
-    built = load_recipe(str(file), stage=None).model
-    for key, value in asdict(recipe.model).items():
-        if key != "seed" and value != getattr(built, key):
-            raise UsageError(
-                f"model.{key}: {start} was built with `{getattr(built, key)}`, "
-                f"this recipe says `{value}`",
-                hint="use the recipe it was built with, or start from another run with --from",
-            )
