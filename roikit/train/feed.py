@@ -226,10 +226,11 @@ def _from_processes(
     for _ in range(first, steps):
         try:
             parcel = next(parcels)
-        except RuntimeError as error:
-            if "worker" not in str(error):
+        except (RuntimeError, OSError, EOFError) as error:
+            # a reader that ends while it hands a tensor over breaks their connection
+            if isinstance(error, RuntimeError) and "worker" not in str(error):
                 raise
-            said = str(error).splitlines()[0]
+            said = (str(error) or type(error).__name__).splitlines()[0]
             raise RoikitError(
                 f"a process that reads training data ended: {said}",
                 hint="if the system killed it for memory, take fewer: --workers 2, or 0",
