@@ -379,4 +379,10 @@ def _metadata(batch: pa.RecordBatch) -> dict[bytes, bytes]:
 
 
 def _column(batch: pa.RecordBatch, name: str) -> Any:
-    return batch.column(name).to_numpy(zero_copy_only=True)
+    column = batch.column(name)
+    # Arrow's own `to_numpy` imports pandas where that is installed: a third of a second
+    data = column.buffers()[1]
+    dtype = np.dtype(_dtype(name))
+    if data is None or not len(column):
+        return np.zeros(0, dtype=dtype)
+    return np.frombuffer(data, dtype, count=len(column), offset=column.offset * dtype.itemsize)
