@@ -91,7 +91,12 @@ class Steps:
         Raises:
             UsageError: it was taken over other shards, another mixture, seed or other exclusions.
         """
-        self.stream.load_state_dict(dict(state))
+        ours = self.state(0)
+        if any(state[name] != ours[name] for name in ("seed", "fingerprint")):
+            raise UsageError(
+                "stream: this state is of other shards, another mixture, seed or other exclusions",
+                hint="resume with the recipe and the shards that the run was begun with",
+            )
 
     def places(self, step: int) -> list[int]:
         """Return the places of the stream that a step trains on."""

@@ -147,11 +147,6 @@ class Stream:
         """Positions an epoch, over all ranks."""
         return len(self._order)
 
-    @property
-    def source_lengths(self) -> dict[str, int]:
-        """Conversations of each entry of the mixture, by its name."""
-        return {source.entry.name: len(source) for source in self.sources}
-
     def source_rows(self, name: str) -> tuple[SplitIndex, npt.NDArray[np.uint32]]:
         """Return the index of an entry's split, and the rows of its conversations there."""
         source = next(source for source in self.sources if source.entry.name == name)

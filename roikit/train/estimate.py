@@ -26,9 +26,10 @@ from torch import Tensor, nn
 from roikit.config import PARTS, ModelRecipe, StageRecipe
 from roikit.model.modeling import RoikitForConditionalGeneration
 from roikit.model.skeleton import build_skeleton
-from roikit.train.footprint import Footprint, Rows, decoder_layers, measure_footprint
+from roikit.train.footprint import Footprint, Rows, measure_footprint
 from roikit.train.muon import Muon
 from roikit.train.optim import build_optimizers
+from roikit.train.parallel import decoder_layers
 from roikit.train.parts import choose_parts
 
 GIB = 2**30
@@ -155,7 +156,7 @@ def measure_sizes(model: ModelRecipe, run: StageRecipe, batches: MicroBatches) -
     if run.lora_rank:
         skeleton.language_model.requires_grad_(False)
     parts = tuple(_part(skeleton, name) for name in PARTS)
-    layers = decoder_layers(skeleton)
+    layers = decoder_layers(skeleton.language_model)
     in_layers = sum(_count(layer) for layer in layers)
     outside = sum(part.parameters for part in parts if part.name != "vision_tower") - in_layers
     optimizer_bytes = _optimizer_bytes(skeleton, run)

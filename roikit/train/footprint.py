@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AttentionInterface
 
 from roikit.model.modeling import RoikitForConditionalGeneration
+from roikit.train.parallel import decoder_layers
 
 _ATTENTION = "roikit-footprint"
 
@@ -83,7 +84,7 @@ def measure_footprint(
         dtype: what layers compute in.
     """
     model.to(dtype)
-    layers = decoder_layers(model)
+    layers = list(decoder_layers(model.language_model))
     saved = _Saved(model)
     AttentionInterface.register(_ATTENTION, saved.attend)
     for part in (model.language_model, getattr(model.vision_tower, "model", None)):
@@ -105,12 +106,6 @@ def measure_footprint(
         flops=counter.get_total_flops() + saved.attention_flops,
         layer_flops=sum(flops for _, flops in marks.spent),
     )
-
-
-def decoder_layers(model: RoikitForConditionalGeneration) -> list[nn.Module]:
-    """Return the language model's layers: its longest list of modules."""
-    lists = [list(m) for m in model.language_model.modules() if isinstance(m, nn.ModuleList)]
-    return max(lists, key=len)
 
 
 def _forward(

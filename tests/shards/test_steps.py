@@ -178,5 +178,6 @@ def test_a_layout_by_length_asks_for_lengths(root):
 def test_a_state_of_other_data_is_refused(root):
     steps = make_steps(root, "made", batch_size=2)
     steps.check(steps.state(3))
-    with pytest.raises(UsageError, match="other shards, another mixture"):
-        make_steps(root, "made=2", batch_size=2).check(steps.state(3))
+    for other in (steps.state(3) | {"seed": 4}, make_steps(root, "made=2", batch_size=2).state(3)):
+        with pytest.raises(UsageError, match="other shards, another mixture, seed"):
+            steps.check(other)
