@@ -8,7 +8,7 @@ _IMAGE_EMBEDDING_STD = 0.3
 
 
 class Projector(nn.Module):
-    """Two layers over each cell's channels.
+    """One or two layers over each cell's channels.
 
     A region's tokens start as what this makes of its cells, so a language model that knows nothing
     yet cannot tell them from the picture's own: in trials from scratch it read texture off the
@@ -18,14 +18,20 @@ class Projector(nn.Module):
     Args:
         channels: C, of all levels together.
         width: D, the language model's.
+        kind: `mlp`, two layers behind a norm, or `linear`, the single layer of LLaVA's first
+            version and GPT4RoI.
         image_embedding: add the vector; it starts random.
     """
 
-    def __init__(self, channels: int, width: int, *, image_embedding: bool = False) -> None:
+    def __init__(
+        self, channels: int, width: int, *, kind: str = "mlp", image_embedding: bool = False
+    ) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.LayerNorm(channels), nn.Linear(channels, width), nn.GELU(), nn.Linear(width, width)
-        )
+        self.layers: nn.Module = nn.Linear(channels, width)
+        if kind == "mlp":
+            self.layers = nn.Sequential(
+                nn.LayerNorm(channels), self.layers, nn.GELU(), nn.Linear(width, width)
+            )
         self.image_embedding = (
             nn.Parameter(torch.randn(width) * _IMAGE_EMBEDDING_STD) if image_embedding else None
         )
