@@ -75,6 +75,16 @@ FREE_KEYS = (
 #: What a key's type is called in messages.
 _KINDS = {bool: "true or false,", int: "a whole number", float: "a number", str: "text"}
 _RECIPES = Path(__file__).parent / "recipes"
+#: Keys of the model that concern its region encoder alone: with others, all other parts fit still.
+ENCODER_KEYS = (
+    "region_encoder",
+    "region_grid",
+    "roi_size",
+    "region_width",
+    "box_embedding",
+    "use_masks",
+    "max_tiles",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -212,6 +222,19 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in _RECIPES.glob("*.toml"))
 
 
+def recipe_stages(name: str) -> tuple[str, ...]:
+    """Stages that a recipe has, in their order.
+
+    Args:
+        name: a preset's name or a path to a TOML file.
+
+    Raises:
+        UsageError: no such recipe, or not TOML.
+    """
+    _, tables = _read(name)
+    return tuple(stage for stage in STAGES if stage in tables)
+
+
 def load_recipe(name: str, *, stage: str | None, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe by name or path and apply overrides.
 
@@ -224,15 +247,7 @@ def load_recipe(name: str, *, stage: str | None, overrides: Sequence[str] = ()) 
     Raises:
         UsageError: no such recipe, table or key, or a value of the wrong type.
     """
-    path = Path(name) if name.endswith(".toml") else _RECIPES / f"{name}.toml"
-    if not path.is_file():
-        raise UsageError(
-            f"recipe `{name}`: no such file or preset", hint=f"presets: {', '.join(recipe_names())}"
-        )
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path}: {error}") from error
+    path, tables = _read(name)
     has_stages = [one for one in STAGES if one in tables]
     for override in overrides:
         _override(tables, override)
@@ -269,6 +284,18 @@ def load_recipe(name: str, *, stage: str | None, overrides: Sequence[str] = ()) 
         seed=seed,
         keep_clean=_benchmarks(tables.get("keep_clean", list(KEEP_CLEAN))),
     )
+
+
+def _read(name: str) -> tuple[Path, dict[str, Any]]:
+    path = Path(name) if name.endswith(".toml") else _RECIPES / f"{name}.toml"
+    if not path.is_file():
+        raise UsageError(
+            f"recipe `{name}`: no such file or preset", hint=f"presets: {', '.join(recipe_names())}"
+        )
+    try:
+        return path, tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path}: {error}") from error
 
 
 def _benchmarks(value: Any) -> tuple[str, ...]:
