@@ -102,7 +102,8 @@ def _runs(
             keys = {key: getattr(base[i].model, key) for key in ENCODER_KEYS}
             recipe = replace(recipe, model=replace(recipe.model, **keys))
             # named by what it is: it stays where it lies when variations come and go
-            told = hashlib.sha256(f"{start} {recipe.to_toml()}".encode()).hexdigest()
+            before = "" if start is None else start.name
+            told = hashlib.sha256(f"{before} {recipe.to_toml()}".encode()).hexdigest()
             folder = out / SHARED / f"seed-{seed}" / f"{recipe.stage}-{told[:8]}"
         else:
             folder = out / variation.slug / f"seed-{seed}" / recipe.stage

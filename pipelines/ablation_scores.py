@@ -82,9 +82,7 @@ def summarise(
     if len(seeds) == 1:
         (only,) = seeds.values()
         score = Estimate(mean=only.value, low=only.low, high=only.high)
-    paired = [
-        one.value - base[seed].value for seed, one in seeds.items() if base and seed in base
-    ]
+    paired = [one.value - base[seed].value for seed, one in seeds.items() if base and seed in base]
     names = dict.fromkeys(name for one in seeds.values() for name in one.controls)
     found = {n: [s.controls[n] for s in seeds.values() if n in s.controls] for n in names}
     return MetricScore(
