@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from commands import (
+    ablate,
     chat,
     convert,
     datasets,
@@ -86,6 +87,7 @@ app.command(rich_help_panel=TRAINING)(train.train)
 runs_app.command()(runs.show)
 runs_app.command()(runs.compare)
 runs_app.command()(runs.plot)
+app.command(rich_help_panel=TRAINING)(ablate.ablate)
 app.command("eval", rich_help_panel=USE)(evaluate.evaluate)
 app.command(rich_help_panel=USE)(evaluate.report)
 app.command(rich_help_panel=USE)(chat.chat)

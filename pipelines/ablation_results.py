@@ -244,7 +244,10 @@ def _leaks(records: Sequence[ResultRecord]) -> str:
 def _of_statistics(seeds: Sequence[int]) -> str:
     told = f"Seeds {', '.join(map(str, seeds))}, of weights and order; the pictures are the same."
     if len(seeds) == 1:
-        return f"{told} Intervals are 95 %, over pictures (bootstrap): another seed may differ by more."
+        return (
+            f"{told} Intervals are 95 %, over pictures (bootstrap): another seed may "
+            "differ by more."
+        )
     return (
         f"{told} Scores are means over the seeds, intervals 95 %, Student's t over the seeds. "
         "Differences to the base are taken seed by seed; `*` marks those whose interval leaves 0 "
@@ -254,9 +257,9 @@ def _of_statistics(seeds: Sequence[int]) -> str:
 
 def _of_costs(where: str) -> str:
     return (
-        "Parameters, operations and time are of the region encoder on its own. Operations are those "
-        "of matrix products and convolutions, two a multiply-add; sampling (RoIAlign), norms and "
-        "what is elementwise are not counted, nor are the tower and what a region's tokens cost in "
-        "the language model. Time is a picture's with 8 regions, divided by 8, median of "
-        f"interleaved repeats ({where}). Training seconds leave shared stages out."
+        "Parameters, operations and time are of the region encoder on its own. Operations are "
+        "those of matrix products and convolutions, two a multiply-add; sampling (RoIAlign), "
+        "norms and what is elementwise are not counted, nor are the tower and what a region's "
+        "tokens cost in the language model. Time is a picture's with 8 regions, divided by 8, "
+        f"median of interleaved repeats ({where}). Training seconds leave shared stages out."
     )

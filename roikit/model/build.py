@@ -5,7 +5,7 @@ Parts come from hub names or local paths, from packages that carry weights (`eff
 """
 
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,16 +87,30 @@ def build_model(
     else:
         model.vision_tower.load_state_dict(tower.state_dict())
     _generation_defaults(model, tokenizer)
-    processor = RoikitProcessor(
+    processor = make_processor(tokenizer, recipe, mean=mean, std=std)
+    return Built(model=model, processor=processor, from_scratch=tuple(scratch))
+
+
+def make_processor(
+    tokenizer: Any, recipe: ModelRecipe, *, mean: Sequence[float], std: Sequence[float]
+) -> RoikitProcessor:
+    """Make the processor of a recipe's model.
+
+    Args:
+        tokenizer: complete, with the placeholders.
+        recipe: the model table.
+        mean: of each colour channel, as the tower takes pictures; of values from 0 to 1.
+        std: deviation, likewise.
+    """
+    return RoikitProcessor(
         tokenizer=tokenizer,
         image_size=recipe.image_size,
         image_mode=recipe.image_mode,
         image_mean=mean,
         image_std=std,
-        num_image_tokens=config.num_image_tokens,
-        num_region_tokens=config.num_region_tokens,
+        num_image_tokens=recipe.image_grid * recipe.image_grid,
+        num_region_tokens=recipe.region_grid * recipe.region_grid,
     )
-    return Built(model=model, processor=processor, from_scratch=tuple(scratch))
 
 
 def load_tokenizer(recipe: ModelRecipe) -> Any:

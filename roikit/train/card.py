@@ -84,6 +84,8 @@ def _training(recipe: Recipe, about: Mapping[str, Any], run: Path, *, has_adapte
         # of a path on this machine what a reader elsewhere can make something of
         name = "/".join(Path(about["start"]).parts[-2:])
         start = f"`{name}` (SHA-256 of its weights: `{about['start_sha256']}`)"
+        for part in about.get("new_parts", ()):  # absent in runs of before
+            start += f"; the {part.replace('_', ' ')} is new"
     learned = ", ".join(part.replace("_", " ") for part in recipe.run.train)
     if has_adapter:
         learned += f"; of the language model LoRA adapters of rank {recipe.run.lora_rank}"

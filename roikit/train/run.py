@@ -39,7 +39,7 @@ from roikit.train.optim import build_optimizers
 from roikit.train.parallel import choose_parallel, spread
 from roikit.train.quarantine import Quarantine
 from roikit.train.run_folder import check_folder, held_folder, identity_of, make_folder
-from roikit.train.start import first_model
+from roikit.train.start import first_model, has_new_encoder
 from roikit.train.trackers import check_trackers
 from roikit.train.watch import Watch
 from roikit.train.world import join_world
@@ -128,7 +128,8 @@ def train_stage(
             if recipe.run.eval_every:
                 examples = source.held_out(recipe.run.eval_size)
                 first_row(examples, processor, recipe.run, seed=recipe.seed)
-            make_folder(out, identity, recipe, processor, excluded)
+            new = ["region_encoder"] if has_new_encoder(recipe, start) else []
+            make_folder(out, {**identity, "new_parts": new}, recipe, processor, excluded)
 
         model, processor = first_model(
             recipe, world, start, texts, out / "processor", None if has_run else claim

@@ -89,7 +89,15 @@ def make_folder(
     processor: RoikitProcessor,
     excluded: Sequence[str],
 ) -> None:
-    """Make the run's folder, whole or not at all; an earlier run in it goes."""
+    """Make the run's folder, whole or not at all; an earlier run in it goes.
+
+    Args:
+        out: the folder.
+        identity: what makes it this run, and what else `run.json` is to tell of its start.
+        recipe: saved resolved.
+        processor: saved with its tokenizer.
+        excluded: the pictures it leaves out.
+    """
     fresh = out.with_name(f".{out.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)

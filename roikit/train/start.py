@@ -7,12 +7,14 @@ from pathlib import Path
 
 import torch
 
-from roikit.config import Recipe, load_recipe
+from roikit.config import ENCODER_KEYS, Recipe, load_recipe
 from roikit.errors import RoikitError, UsageError
-from roikit.model.build import build_model
-from roikit.model.generate import load_model
+from roikit.model.build import build_model, make_processor
+from roikit.model.configuration import RoikitConfig
+from roikit.model.generate import LoadedModel, load_model
 from roikit.model.modeling import RoikitForConditionalGeneration
 from roikit.model.processing import RoikitProcessor
+from roikit.model.regions import build_encoder
 from roikit.train.parts import prepare
 from roikit.train.world import World
 
@@ -69,9 +71,12 @@ def _start(
 ) -> tuple[RoikitForConditionalGeneration, RoikitProcessor]:
     """The model before the first step; `processor` is the saved one of a run that goes on."""
     if start is not None:
-        _check_same_model(recipe, start)
+        is_new = has_new_encoder(recipe, start)
         loaded = load_model(start, device="cpu", dtype="fp32")
-        return loaded.model, loaded.processor
+        if not is_new:
+            return loaded.model, loaded.processor
+        log.info("%s: the region encoder is new, all else is from %s", recipe.stage, start)
+        return _with_new_encoder(loaded, recipe)
     words = texts() if texts is not None and processor is None else ()
     built = build_model(recipe.model, texts=words, tokenizer_folder=processor)
     idle = [p for p in built.from_scratch if p not in recipe.run.train and p != "region_encoder"]
@@ -85,16 +90,67 @@ def _start(
     return built.model, built.processor
 
 
-def _check_same_model(recipe: Recipe, start: Path) -> None:
-    """Refuse a `[model]` table that differs from the one the start was built from."""
-    file = start / "recipe.toml"
-    if not file.is_file():
-        return  # a bare model folder: it says itself what it is
+def has_new_encoder(recipe: Recipe, start: Path | None) -> bool:
+    """Whether a stage begins with another region encoder than its start has.
+
+    It may, where the stage trains the encoder or there is nothing in it to train (`text`): all
+    other parts are the start's.
+
+    Args:
+        recipe: the stage's.
+        start: the run or model to start from; None, or a bare model, which says itself what it
+            is, has no other encoder.
+
+    Raises:
+        UsageError: the start was built from another `[model]` table in what the stage cannot make
+            anew.
+    """
+    file = None if start is None else start / "recipe.toml"
+    if file is None or not file.is_file():
+        return False
     built = load_recipe(str(file), stage=None).model
+    can_be_new = "region_encoder" in recipe.run.train or recipe.model.region_encoder == "text"
+    is_new = False
     for key, value in asdict(recipe.model).items():
-        if key != "seed" and value != getattr(built, key):
-            raise UsageError(
-                f"model.{key}: {start} was built with `{getattr(built, key)}`, "
-                f"this recipe says `{value}`",
-                hint="use the recipe it was built with, or start from another run with --from",
+        if key == "seed" or value == getattr(built, key):
+            continue
+        if key in ENCODER_KEYS and can_be_new:
+            is_new = True
+            continue
+        hint = "use the recipe it was built with, or start from another run with --from"
+        if key in ENCODER_KEYS:
+            hint += (
+                f"; with `region_encoder` in {recipe.stage}.train, the stage begins with a new one"
             )
+        raise UsageError(
+            f"model.{key}: {start} was built with `{getattr(built, key)}`, "
+            f"this recipe says `{value}`",
+            hint=hint,
+        )
+    return is_new
+
+
+def _with_new_encoder(
+    loaded: LoadedModel, recipe: Recipe
+) -> tuple[RoikitForConditionalGeneration, RoikitProcessor]:
+    """Give a loaded model the recipe's region encoder, with weights drawn by the model's seed."""
+    model, processor = loaded.model, loaded.processor
+    old = model.config
+    model.config = RoikitConfig.from_recipe(
+        recipe.model,
+        vision=old.vision,
+        text_config=old.text_config,
+        image_token_id=old.image_token_id,
+        region_token_id=old.region_token_id,
+    )
+    levels = recipe.model.levels or range(len(model.vision_tower.channels))
+    channels = tuple(model.vision_tower.channels[level] for level in levels)
+    torch.manual_seed(recipe.model.seed)
+    model.region_encoder = build_encoder(model.config, channels)
+    fresh = make_processor(
+        processor.tokenizer,
+        recipe.model,
+        mean=processor.image_mean,
+        std=processor.image_std,
+    )
+    return model, fresh
