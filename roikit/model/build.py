@@ -108,8 +108,8 @@ def make_processor(
         image_mode=recipe.image_mode,
         image_mean=mean,
         image_std=std,
-        num_image_tokens=recipe.image_grid * recipe.image_grid,
-        num_region_tokens=recipe.region_grid * recipe.region_grid,
+        num_image_tokens=recipe.num_image_tokens,
+        num_region_tokens=recipe.num_region_tokens,
     )
 
 

@@ -114,7 +114,7 @@ def _flops(probe: Probe, num_regions: int) -> int:
         return 0
     with FlopCounterMode(display=False) as counter:
         _encode(probe, num_regions)
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 def _encode(probe: Probe, num_regions: int) -> None:
