@@ -344,11 +344,43 @@ def test_a_start_that_fails_takes_no_folder_and_destroys_none(
         assert (out / "model" / "config.json").is_file()
 
 
-def test_a_stage_refuses_a_start_of_another_model(aligned: Path, tmp_path: Path) -> None:
-    recipe = make_recipe(stage="stage1", train=("region_encoder",))
-    other = replace(recipe, model=replace(TINY, region_grid=3))
-    with pytest.raises(UsageError, match=r"model\.region_grid: .* was built with `2`"):
+@pytest.mark.parametrize(
+    ("parts", "changes", "found"),
+    [
+        (("projector",), {"region_grid": 3}, r"model\.region_grid: .* was built with `2`"),
+        (("region_encoder",), {"image_size": 64}, r"model\.image_size: .* was built with `32`"),
+        (("region_encoder",), {"region_grid": 3, "language_width": 64}, r"model\.language_width"),
+    ],
+)
+def test_a_stage_refuses_a_start_of_another_model(
+    aligned: Path, tmp_path: Path, parts: tuple[str, ...], changes: dict[str, Any], found: str
+) -> None:
+    recipe = make_recipe(stage="stage1", train=parts)
+    other = replace(recipe, model=replace(TINY, **changes))
+    with pytest.raises(UsageError, match=found):
         run(tmp_path / "x", other, start=aligned)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_stage_that_trains_the_region_encoder_may_begin_with_a_new_one(
+    aligned: Path, tmp_path: Path
+) -> None:
+    recipe = make_recipe(stage="stage1", train=("region_encoder",), steps=4)
+    recipe = replace(recipe, model=replace(TINY, region_grid=3, box_embedding=False))
+    out = tmp_path / "new"
+    with pytest.raises(RuntimeError):
+        run(out, recipe, start=aligned, source=Stopping(after=6))
+    run(out, recipe, start=aligned)  # goes on: the same new encoder is drawn again
+    run(tmp_path / "whole", recipe, start=aligned)
+    assert losses(out) == losses(tmp_path / "whole")
+    assert json.loads((out / "run.json").read_text())["new_parts"] == ["region_encoder"]
+    loaded = load_model(out, device="cpu")
+    assert loaded.processor.num_region_tokens == loaded.model.config.num_region_tokens == 9
+    assert loaded.model.region_encoder.box_embedding is None
+    before = load_model(aligned, device="cpu").model.state_dict()
+    for name, value in loaded.model.state_dict().items():
+        if not name.startswith("region_encoder."):
+            assert torch.equal(value, before[name]), name
 
 
 def test_a_learned_tokenizer_survives_what_is_converted_meanwhile(
