@@ -154,7 +154,7 @@ def ablate(
     failed = [one.name for one in ablation.variations if one.failed]
     if failed:
         raise ChecksFailedError(
-            f"failed: {', '.join(failed)}", hint="the table says why; the same command tries again"
+            f"failed: {'; '.join(failed)}", hint="the table says why; the same command tries again"
         )
 
 
@@ -162,7 +162,7 @@ def _show_plan(plan: "Plan") -> None:
     from roikit import render
 
     rows = [
-        (one.run, one.stage, one.steps, "yes" if one.is_done else "no", ", ".join(one.used_by))
+        (one.run, one.stage, one.steps, "yes" if one.is_done else "no", "; ".join(one.used_by))
         for one in plan.runs
     ]
     render.table(("run", "stage", "steps", "done", "for"), rows)

@@ -204,6 +204,7 @@ class _Job:
     def _train(self, run: Run, trial: Trial) -> None:
         if run.out in self._failed_runs:
             raise RoikitError(self._failed_runs[run.out])
+        began = time.monotonic()
         if not self._is_finished(run):
             about = "shared" if run.is_shared else trial.variation.name
             self._watcher.phase(
@@ -223,7 +224,8 @@ class _Job:
             except (RoikitError, MemoryError, RuntimeError) as error:
                 self._failed_runs[run.out] = f"{run.recipe.stage}: {_reason(error)}"
                 raise RoikitError(self._failed_runs[run.out]) from error
-        self._clock.trained(run, train_seconds(run))
+        # of a run of before, what its steps took; of one made now, start and export as well
+        self._clock.trained(run, max(train_seconds(run), time.monotonic() - began))
 
     def _is_finished(self, run: Run) -> bool:
         """Whether a run is done and was just this one; anything else is `run_stage`'s to judge."""

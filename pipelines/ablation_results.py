@@ -242,7 +242,8 @@ def _leaks(records: Sequence[ResultRecord]) -> str:
 
 
 def _of_statistics(seeds: Sequence[int]) -> str:
-    told = f"Seeds {', '.join(map(str, seeds))}, of weights and order; the pictures are the same."
+    which = f"Seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    told = f"{which}, of weights and order; the pictures are the same."
     if len(seeds) == 1:
         return (
             f"{told} Intervals are 95 %, over pictures (bootstrap): another seed may "

@@ -10,7 +10,6 @@ import torch
 from roikit.config import ENCODER_KEYS, Recipe, load_recipe
 from roikit.errors import RoikitError, UsageError
 from roikit.model.build import build_model, make_processor
-from roikit.model.configuration import RoikitConfig
 from roikit.model.generate import LoadedModel, load_model
 from roikit.model.modeling import RoikitForConditionalGeneration
 from roikit.model.processing import RoikitProcessor
@@ -135,14 +134,10 @@ def _with_new_encoder(
 ) -> tuple[RoikitForConditionalGeneration, RoikitProcessor]:
     """Give a loaded model the recipe's region encoder, with weights drawn by the model's seed."""
     model, processor = loaded.model, loaded.processor
-    old = model.config
-    model.config = RoikitConfig.from_recipe(
-        recipe.model,
-        vision=old.vision,
-        text_config=old.text_config,
-        image_token_id=old.image_token_id,
-        region_token_id=old.region_token_id,
-    )
+    # in place: a new configuration would reset what loading chose for the language model's
+    for key in ENCODER_KEYS:
+        if hasattr(model.config, key):  # some concern the processor alone
+            setattr(model.config, key, getattr(recipe.model, key))
     levels = recipe.model.levels or range(len(model.vision_tower.channels))
     channels = tuple(model.vision_tower.channels[level] for level in levels)
     torch.manual_seed(recipe.model.seed)
