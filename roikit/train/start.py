@@ -14,6 +14,7 @@ from roikit.model.generate import LoadedModel, load_model
 from roikit.model.modeling import RoikitForConditionalGeneration
 from roikit.model.processing import RoikitProcessor
 from roikit.model.regions import build_encoder
+from roikit.runs import is_main_process
 from roikit.train.parts import prepare
 from roikit.train.world import World
 
@@ -74,7 +75,10 @@ def _start(
         loaded = load_model(start, device="cpu", dtype="fp32")
         if not is_new:
             return loaded.model, loaded.processor
-        log.info("%s: the region encoder is new, all else is from %s", recipe.stage, start)
+        if (
+            is_main_process()
+        ):  # a warning: an encoder that was trained may be left behind by mistake
+            log.warning("%s: the region encoder is new, all else is from %s", recipe.stage, start)
         return _with_new_encoder(loaded, recipe)
     words = texts() if texts is not None and processor is None else ()
     built = build_model(recipe.model, texts=words, tokenizer_folder=processor)

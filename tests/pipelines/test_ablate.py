@@ -72,6 +72,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+@pytest.fixture(autouse=True)
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plot of the loss takes longer than a run of two steps."""
+    monkeypatch.setattr("roikit.train.export.plot_loss", lambda *_, **__: None)
+
+
 @pytest.fixture
 def study(home: Path) -> Callable[..., Study]:
     def make(*variations: Variation, seeds: tuple[int, ...] = (1, 2)) -> Study:

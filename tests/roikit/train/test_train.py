@@ -363,7 +363,7 @@ def test_a_stage_refuses_a_start_of_another_model(
 
 
 def test_a_stage_that_trains_the_region_encoder_may_begin_with_a_new_one(
-    aligned: Path, tmp_path: Path
+    aligned: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     recipe = make_recipe(stage="stage1", train=("region_encoder",), steps=4)
     recipe = replace(recipe, model=replace(TINY, region_grid=3, box_embedding=False))
@@ -372,6 +372,7 @@ def test_a_stage_that_trains_the_region_encoder_may_begin_with_a_new_one(
         run(out, recipe, start=aligned, source=Stopping(after=6))
     run(out, recipe, start=aligned)  # goes on: the same new encoder is drawn again
     run(tmp_path / "whole", recipe, start=aligned)
+    assert "stage1: the region encoder is new, all else is from" in caplog.text
     assert losses(out) == losses(tmp_path / "whole")
     assert json.loads((out / "run.json").read_text())["new_parts"] == ["region_encoder"]
     loaded = load_model(out, device="cpu")
