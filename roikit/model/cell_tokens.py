@@ -23,18 +23,18 @@ class CellTokens(nn.Module):
         in_channels: C.
         width: D.
         num_cells: K; each has an embedding of its own.
-        has_box_embedding: add an embedding of the box's place and size.
+        box_embedding: add an embedding of the box's place and size.
     """
 
     def __init__(
-        self, in_channels: int, width: int, num_cells: int, *, has_box_embedding: bool
+        self, in_channels: int, width: int, num_cells: int, *, box_embedding: bool
     ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(in_channels)
         self.fc_in = nn.Linear(in_channels, width)
         self.fc_out = nn.Linear(width, width)
         self.cell_embedding = nn.Parameter(torch.zeros(num_cells, width))
-        self.box_embedding = BoxEmbedding(width) if has_box_embedding else None
+        self.box_embedding = BoxEmbedding(width) if box_embedding else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

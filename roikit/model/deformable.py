@@ -9,6 +9,7 @@ K cells a region, M cells along a mask's side, P points, Q padded cells of a pic
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +20,10 @@ from transformers.models.deformable_detr.modeling_deformable_detr import (
 
 from roikit.model.box_embedding import BoxEmbedding
 from roikit.model.cell_tokens import CellTokens
-from roikit.model.regions import Regions
 from roikit.model.roi_align import pool_regions
+
+if TYPE_CHECKING:
+    from roikit.model.regions import Regions
 
 #: Heads, where they divide a level's channels: each moves its points for its share of them.
 _HEADS = 8
@@ -51,11 +54,11 @@ class DeformableEncoder(nn.Module):
         channels: C_l of each level.
         width: D, the language model's.
         grid: k; a region has k*k tokens.
-        has_box_embedding: embed the box's place and size, in the tokens and for the points.
+        box_embedding: embed the box's place and size, in the tokens and for the points.
     """
 
     def __init__(
-        self, channels: Sequence[int], width: int, grid: int, *, has_box_embedding: bool = True
+        self, channels: Sequence[int], width: int, grid: int, *, box_embedding: bool = True
     ) -> None:
         super().__init__()
         self.grid = grid
@@ -65,7 +68,7 @@ class DeformableEncoder(nn.Module):
         self.query_norm = nn.LayerNorm(in_channels)
         self.query_in = nn.Linear(in_channels, query_width)
         self.query_cell = nn.Parameter(torch.zeros(num_cells, query_width))
-        self.query_box = BoxEmbedding(query_width) if has_box_embedding else None
+        self.query_box = BoxEmbedding(query_width) if box_embedding else None
         self.offsets = nn.ModuleList(
             nn.Linear(query_width, heads * _POINTS * 2) for heads in self.heads
         )
@@ -73,7 +76,7 @@ class DeformableEncoder(nn.Module):
             nn.Linear(query_width, heads * _POINTS) for heads in self.heads
         )
         self.sample = MultiScaleDeformableAttention()
-        self.tokens = CellTokens(in_channels, width, num_cells, has_box_embedding=has_box_embedding)
+        self.tokens = CellTokens(in_channels, width, num_cells, box_embedding=box_embedding)
         self._start_on_the_grid()
 
     def _start_on_the_grid(self) -> None:
@@ -94,7 +97,7 @@ class DeformableEncoder(nn.Module):
     def forward(
         self,
         levels: Sequence[Tensor],
-        regions: Regions,
+        regions: "Regions",
         project: Callable[[Tensor], Tensor],
     ) -> Tensor:
         """Encode regions as (R, k*k, D), cells row by row; see `regions.RegionEncoder`."""

@@ -5,14 +5,17 @@ region, R regions.
 """
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from roikit.model.cell_tokens import CellTokens
-from roikit.model.regions import Regions
 from roikit.model.roi_align import pool_regions
+
+if TYPE_CHECKING:
+    from roikit.model.regions import Regions
 
 #: Cells along a side where the recipe does not say: the reference's.
 _ROI_SIZE = 14
@@ -32,18 +35,18 @@ class PooledEncoder(nn.Module):
         in_channels: C.
         width: D, the language model's.
         roi_size: cells along a side, P of them in all; 0 takes 14.
-        has_box_embedding: add an embedding of the box's place and size.
+        box_embedding: add an embedding of the box's place and size.
     """
 
     def __init__(
-        self, in_channels: int, width: int, *, roi_size: int = 0, has_box_embedding: bool = True
+        self, in_channels: int, width: int, *, roi_size: int = 0, box_embedding: bool = True
     ) -> None:
         super().__init__()
         self.roi_size = roi_size or _ROI_SIZE
         self.score_norm = nn.LayerNorm(in_channels)
         # no bias: all cells' scores would move alike, and the weights not at all
         self.score = nn.Linear(in_channels, 1, bias=False)
-        self.tokens = CellTokens(in_channels, width, 1, has_box_embedding=has_box_embedding)
+        self.tokens = CellTokens(in_channels, width, 1, box_embedding=box_embedding)
         nn.init.zeros_(self.score.weight)
 
     def reset_parameters(self) -> None:
@@ -55,7 +58,7 @@ class PooledEncoder(nn.Module):
     def forward(
         self,
         levels: Sequence[Tensor],
-        regions: Regions,
+        regions: "Regions",
         project: Callable[[Tensor], Tensor],
     ) -> Tensor:
         """Encode regions as (R, 1, D); see `regions.RegionEncoder`."""
