@@ -54,10 +54,15 @@ class RoikitForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        # Only what a checkpoint lacks comes here; submodules bring their own initialisation.
-        reset = getattr(module, "reset_parameters", None)
-        if module is self.region_encoder and reset is not None:
+        # Only what a checkpoint lacks comes here; submodules bring their own initialisation. A
+        # module without weights of its own never does, as most encoders are: so each of their parts
+        # stands for the whole. What was read from the checkpoint, transformers keeps as it is.
+        parts = list(self.region_encoder.modules())
+        reset = getattr(self.region_encoder, "reset_parameters", None)
+        if reset is not None and any(module is part for part in parts):
             reset()
+            for part in parts:
+                part._is_hf_initialized = True
 
     def get_input_embeddings(self) -> nn.Module:
         """The language model's."""

@@ -13,7 +13,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor, nn
 
+from roikit.config import REGION_ENCODERS
 from roikit.errors import UsageError
+from roikit.model.box_only import BoxOnlyEncoder
+from roikit.model.deformable import DeformableEncoder
+from roikit.model.pooled import PooledEncoder
 from roikit.model.replay import ReplayEncoder
 
 if TYPE_CHECKING:
@@ -79,17 +83,22 @@ def build_encoder(config: "RoikitConfig", channels: tuple[int, ...]) -> nn.Modul
         UsageError: an unknown name.
     """
     name, width = config.region_encoder, config.text_config.hidden_size
+    shared = {"box_embedding": config.box_embedding}
     if name == "replay":
         return ReplayEncoder(
-            sum(channels),
-            width,
-            config.region_grid,
-            roi_size=config.roi_size,
-            box_embedding=config.box_embedding,
+            sum(channels), width, config.region_grid, roi_size=config.roi_size, **shared
         )
+    if name == "pooled":
+        return PooledEncoder(sum(channels), width, roi_size=config.roi_size, **shared)
+    if name == "deformable":
+        return DeformableEncoder(channels, width, config.region_grid, **shared)
+    if name == "box":
+        return BoxOnlyEncoder(width)
     if name == "text":
         return nn.Identity()
-    raise UsageError(f"model.region_encoder: `{name}` is unknown")
+    raise UsageError(
+        f"model.region_encoder: expected one of {', '.join(REGION_ENCODERS)}, got `{name}`"
+    )
 
 
 def hang_on(empty: Tensor, module: nn.Module) -> Tensor:

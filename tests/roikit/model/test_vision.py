@@ -95,7 +95,9 @@ def _ramp(position_embedding: Tensor) -> None:
 @pytest.mark.parametrize("kind", VITS)
 def test_a_side_that_patches_do_not_fill_is_refused(kind: str) -> None:
     config = AutoConfig.for_model(kind, **SIZES)
-    with pytest.raises(UsageError, match=r"multiple of the tower's patches of 8 pixels, got 52") as e:
+    with pytest.raises(
+        UsageError, match=r"multiple of the tower's patches of 8 pixels, got 52"
+    ) as e:
         describe_vit(config, layers=(-2,), image_size=52)
     assert "48 or 56" in str(e.value.hint)
 
