@@ -188,8 +188,9 @@ def _grid_points(grid: int, device: torch.device) -> Tensor:
     side = grid * _POINTS_A_SIDE
     line = (torch.arange(side, device=device, dtype=torch.float32) + 0.5) / side
     y, x = torch.meshgrid(line, line, indexing="ij")
-    points = torch.stack([x, y], dim=-1).unflatten(1, (grid, -1)).unflatten(0, (grid, -1))
-    return points.permute(0, 2, 1, 3, 4).reshape(grid * grid, _POINTS, 2)
+    points: Tensor = torch.stack([x, y], dim=-1)
+    points = points.view(grid, _POINTS_A_SIDE, grid, _POINTS_A_SIDE, 2).transpose(1, 2)
+    return points.reshape(grid * grid, _POINTS, 2)
 
 
 def _weights(scores_RKHP: Tensor, points_RKHP2: Tensor, masks_RMM: Tensor | None) -> Tensor:
@@ -207,4 +208,5 @@ def _weights(scores_RKHP: Tensor, points_RKHP2: Tensor, masks_RMM: Tensor | None
         align_corners=False,
     ).view_as(scores_RKHP)
     log_shares = shares_RKHP.clamp_min(_NO_SHARE).log()
-    return (scores_RKHP + log_shares).softmax(dim=-1) * (shares_RKHP > 0)
+    weights_RKHP: Tensor = (scores_RKHP + log_shares).softmax(dim=-1) * (shares_RKHP > 0)
+    return weights_RKHP

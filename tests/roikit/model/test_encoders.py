@@ -126,7 +126,8 @@ def test_a_region_does_not_depend_on_its_company(name: str) -> None:
             )
             levels = [level[picture : picture + 1] for level in make_levels()]
             apart = (encoder(levels, alone, projector)[0] - together[i]).abs().max()
-            assert apart < 1e-6 * together.abs().max()
+            # products of other sizes round differently, to the last bits of float32
+            assert apart < 3e-6 * together.abs().max()
 
 
 def test_boxes_keep_their_precision_beside_bfloat16(name: str) -> None:
