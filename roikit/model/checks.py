@@ -90,8 +90,7 @@ def check_places(
         if places != count * tokens_each:
             raise RoikitError(
                 f"{what} tokens: {row} has {places} places, enough for "
-                f"{places / tokens_each:g} {features} of {tokens_each} tokens, and {count} "
-                f"{features}",
+                f"{places / tokens_each:g} {features} of {tokens_each} tokens, and got {count}",
                 hint="give one for each that the prompt introduces, in order; `RoikitProcessor` "
                 "writes the places and orders the boxes together",
             )

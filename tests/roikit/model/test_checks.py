@@ -32,10 +32,10 @@ def inputs(built: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("kept", "message"),
     [
-        ([0, 2], "row 0 of the batch has 8 places, enough for 2 boxes of 4 tokens, and 1 boxes"),
-        ([0, 1], "row 1 of the batch has 4 places, enough for 1 boxes of 4 tokens, and 0 boxes"),
-        ([0, 1, 2, 2], "row 1 of the batch has 4 places, enough for 1 boxes .* and 2 boxes"),
-        ([], "row 0 of the batch has 8 places, enough for 2 boxes of 4 tokens, and 0 boxes"),
+        ([0, 2], "row 0 of the batch has 8 places, enough for 2 boxes of 4 tokens, and got 1"),
+        ([0, 1], "row 1 of the batch has 4 places, enough for 1 boxes of 4 tokens, and got 0"),
+        ([0, 1, 2, 2], "row 1 of the batch has 4 places, enough for 1 boxes .* and got 2"),
+        ([], "row 0 of the batch has 8 places, enough for 2 boxes of 4 tokens, and got 0"),
     ],
 )
 def test_too_many_and_too_few_boxes_name_the_row(
@@ -50,7 +50,7 @@ def test_too_many_and_too_few_boxes_name_the_row(
 
 def test_as_many_in_all_but_not_in_each_row_is_refused(built: Any, inputs: dict[str, Any]) -> None:
     inputs["region_image_index"] = torch.tensor([0, 1, 1])
-    with pytest.raises(RoikitError, match="row 0 of the batch has 8 places.* and 1 boxes"):
+    with pytest.raises(RoikitError, match=r"row 0 of the batch has 8 places.* and got 1"):
         built.model(**inputs)
 
 
@@ -65,7 +65,7 @@ def test_rows_that_conversations_share_are_counted_together() -> None:
     mask = torch.tensor([[True, True, True, True, False, False]])
     index = torch.tensor([0, 1])
     check_places(mask, index, num_pictures=3, tokens_each=2, what="region")
-    with pytest.raises(RoikitError, match="the batch has 4 places, enough for 2 boxes .* 1 boxes"):
+    with pytest.raises(RoikitError, match=r"the batch has 4 places, enough for 2 boxes .* got 1"):
         check_places(mask, index[:1], num_pictures=3, tokens_each=2, what="region")
 
 
@@ -113,7 +113,7 @@ def test_regions_that_cannot_be_are_refused(
 def test_a_box_outside_the_picture_is_refused_before_the_model(built: Any, box: Any) -> None:
     prompt = make_prompt("<region2> <region1>")
     prompt = replace(prompt, regions=(Region(box_xyxy=box), REGIONS[1]))
-    with pytest.raises(RoikitError, match="box 2 of 2: expected some area in the picture, .*40 x"):
+    with pytest.raises(RoikitError, match=r"box 2 of 2: expected some area in the picture, .*40 x"):
         built.processor([prompt])
 
 

@@ -369,3 +369,10 @@ def test_weights_a_checkpoint_lacks_start_as_a_new_encoders(
 def test_an_unknown_encoder_is_refused_by_name() -> None:
     with pytest.raises(UsageError, match="region_encoder: expected one of replay, pooled"):
         build_encoder(RoikitConfig(region_encoder="magic"), (8,))
+
+
+@pytest.mark.parametrize("seeing", ["replay", "pooled", "deformable"])
+def test_levels_that_the_projector_does_not_read_are_refused(seeing: str) -> None:
+    config = RoikitConfig(region_encoder=seeing, image_levels=[1])
+    with pytest.raises(UsageError, match=r"image_levels: expected all 2 levels .*got \[1\]"):
+        build_encoder(config, (8, 8))

@@ -69,7 +69,7 @@ def real_step(model: Any, shape: Rows) -> tuple[float, int]:
             input_ids=ids,
             pixel_values=torch.zeros(shape.pictures, 3, config.image_size, config.image_size),
             region_boxes=boxes,
-            region_image_index=torch.arange(shape.regions) % shape.pictures,
+            region_image_index=(torch.arange(shape.regions) % shape.pictures).sort().values,
             logits_to_keep=shape.label_columns,
             use_cache=False,
         ).logits.flatten(0, 1)
