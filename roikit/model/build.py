@@ -19,7 +19,14 @@ from roikit.model.configuration import RoikitConfig
 from roikit.model.modeling import RoikitForConditionalGeneration
 from roikit.model.processing import RoikitProcessor
 from roikit.model.templates import CHATML, ensure_marked_template
-from roikit.model.vision import CLIP_MEAN, CLIP_STD, LITE_MEAN, LITE_STD, EfficientNetLiteTower
+from roikit.model.vision import (
+    CLIP_MEAN,
+    CLIP_STD,
+    LITE_MEAN,
+    LITE_STD,
+    EfficientNetLiteTower,
+    describe_vit,
+)
 from roikit.prompt import IMAGE_TOKEN, REGION_TOKEN
 
 _SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -204,6 +211,8 @@ def _hub_tower(
     try:
         config = AutoConfig.from_pretrained(recipe.vision)
         config = getattr(config, "vision_config", config)
+        # before its weights are fetched
+        vision = describe_vit(config, layers=recipe.vision_layers, image_size=recipe.image_size)
         pretrained = AutoModel.from_pretrained(recipe.vision, config=config)
     except (OSError, ValueError) as error:
         raise _not_to_be_had(
@@ -215,12 +224,6 @@ def _hub_tower(
         mean, std = tuple(images.image_mean), tuple(images.image_std)
     except (OSError, ValueError):
         pass  # a folder without preprocessor_config.json: CLIP's values are the field's default
-    vision = {
-        "kind": "vit",
-        "config": config.to_dict(),
-        "layers": list(recipe.vision_layers),
-        "interpolate": recipe.image_size != config.image_size,
-    }
     holder = nn.Module()
     holder.model = pretrained
     return vision, holder, mean, std

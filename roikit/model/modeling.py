@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from roikit.errors import RoikitError, UsageError
+from roikit.model.checks import check_places, check_regions
 from roikit.model.configuration import RoikitConfig
 from roikit.model.projector import Projector
 from roikit.model.regions import Regions, build_encoder
@@ -54,10 +55,15 @@ class RoikitForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        # Only what a checkpoint lacks comes here; submodules bring their own initialisation.
-        reset = getattr(module, "reset_parameters", None)
-        if module is self.region_encoder and reset is not None:
+        # Only what a checkpoint lacks comes here; submodules bring their own initialisation. A
+        # module without weights of its own never does, as most encoders are: so each of their parts
+        # stands for the whole. What was read from the checkpoint, transformers keeps as it is.
+        parts = list(self.region_encoder.modules())
+        reset = getattr(self.region_encoder, "reset_parameters", None)
+        if reset is not None and any(module is part for part in parts):
             reset()
+            for part in parts:
+                part._is_hf_initialized = True  # type: ignore[assignment]  # transformers' mark
 
     def get_input_embeddings(self) -> nn.Module:
         """The language model's."""
@@ -104,15 +110,22 @@ class RoikitForConditionalGeneration(PreTrainedModel, GenerationMixin):
         The arguments are those of `forward`.
 
         Raises:
-            RoikitError: placeholders and features differ in number.
+            RoikitError: placeholders and features differ in number, or regions cannot be.
         """
         embeds_BTD: Tensor = self.get_input_embeddings()(input_ids)
         if pixel_values is None:
             return embeds_BTD
+        check_regions(pixel_values, region_boxes, region_image_index, region_masks)
         levels = self.feature_levels(pixel_values)
         image_tokens = self.image_features(levels)
+        pictures = torch.arange(len(image_tokens), device=image_tokens.device)
         embeds_BTD = _scatter(
-            embeds_BTD, input_ids == self.config.image_token_id, image_tokens, "image"
+            embeds_BTD,
+            input_ids == self.config.image_token_id,
+            image_tokens,
+            pictures,
+            num_pictures=len(pictures),
+            what="image",
         )
         if self.config.region_encoder == "text":
             return embeds_BTD
@@ -125,7 +138,12 @@ class RoikitForConditionalGeneration(PreTrainedModel, GenerationMixin):
         # called without regions too: what learns must take part in every process's every step
         region_tokens = self.region_encoder(levels, regions, self.projector)
         return _scatter(
-            embeds_BTD, input_ids == self.config.region_token_id, region_tokens, "region"
+            embeds_BTD,
+            input_ids == self.config.region_token_id,
+            region_tokens,
+            region_image_index,
+            num_pictures=len(pictures),
+            what="region",
         )
 
     def forward(
@@ -237,14 +255,24 @@ def _resize(level: Tensor, grid: int) -> Tensor:
     return F.interpolate(level.float(), size=grid, mode="bilinear").to(level.dtype)
 
 
-def _scatter(embeds_BTD: Tensor, mask_BT: Tensor, features: Tensor, what: str) -> Tensor:
-    """Put features, in order, where the mask is set."""
-    flat = features.reshape(-1, embeds_BTD.shape[-1]).to(embeds_BTD.dtype)
-    if int(mask_BT.sum()) != len(flat):
-        raise RoikitError(
-            f"{what} tokens: the prompt has {int(mask_BT.sum())} places, "
-            f"the features are {len(flat)}"
-        )
+def _scatter(
+    embeds_BTD: Tensor,
+    mask_BT: Tensor,
+    features_FKD: Tensor,
+    picture_index_F: Tensor,
+    *,
+    num_pictures: int,
+    what: str,
+) -> Tensor:
+    """Put features (of pictures or of regions, K tokens each), in order, where the mask is set."""
+    check_places(
+        mask_BT,
+        picture_index_F,
+        num_pictures=num_pictures,
+        tokens_each=features_FKD.shape[1],
+        what=what,
+    )
+    flat = features_FKD.flatten(0, 1).to(embeds_BTD.dtype)
     if not len(flat):
         # the sum is 0; it ties what made no feature to the loss, with gradients of 0
         return embeds_BTD + flat.sum() if flat.requires_grad else embeds_BTD

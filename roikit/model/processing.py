@@ -85,9 +85,14 @@ class RoikitProcessor(ProcessorMixin):
 
         Args:
             image: (H, W, 3) RGB, upright.
-            boxes_xyxy: (R, 4) pixels of that picture, in the order of their tokens.
+            boxes_xyxy: (R, 4) pixels of that picture, in the order of their tokens; what lies
+                outside of it is cut off.
+
+        Raises:
+            RoikitError: a box that has no area in the picture.
         """
         height, width = image.shape[:2]
+        _check_boxes(boxes_xyxy, (width, height))
         fit = box_ops.squash if self.image_mode == "squash" else box_ops.letterbox
         resize, (inner_width, inner_height) = fit((width, height), self.image_size)
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
@@ -212,6 +217,18 @@ class RoikitProcessor(ProcessorMixin):
         """Id that fills rows up; masked wherever it stands."""
         pad_id = self.tokenizer.pad_token_id
         return cast(int, self.tokenizer.eos_token_id if pad_id is None else pad_id)
+
+
+def _check_boxes(boxes_xyxy: npt.ArrayLike, image_wh: tuple[int, int]) -> None:
+    boxes = box_ops.as_boxes(boxes_xyxy)
+    # a box that is not a number has no area either
+    for i in np.flatnonzero(~(box_ops.areas(box_ops.clip(boxes, image_wh)) > 0)):
+        shown = ", ".join(f"{value:g}" for value in boxes[i])
+        raise RoikitError(
+            f"box {i + 1} of {len(boxes)}: expected some area in the picture, which is "
+            f"{image_wh[0]} x {image_wh[1]} pixels, got [{shown}]",
+            hint="boxes are x0, y0, x1, y1 in pixels of the upright picture",
+        )
 
 
 def ordered_boxes(

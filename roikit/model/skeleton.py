@@ -15,6 +15,7 @@ from roikit.errors import UsageError
 from roikit.model.build import package_config, plain_vision, scratch_config
 from roikit.model.configuration import RoikitConfig
 from roikit.model.modeling import RoikitForConditionalGeneration
+from roikit.model.vision import describe_vit
 
 #: Configurations of published models. Source: their `config.json`; a test counts the parameters.
 PUBLISHED: dict[str, dict[str, Any]] = {
@@ -96,12 +97,7 @@ def _vision(recipe: ModelRecipe) -> dict[str, Any]:
         return {"kind": "efficientnet-lite0"}
     config = _config(recipe.vision, "model.vision")
     config = getattr(config, "vision_config", config)
-    return {
-        "kind": "vit",
-        "config": config.to_dict(),
-        "layers": list(recipe.vision_layers),
-        "interpolate": recipe.image_size != config.image_size,
-    }
+    return describe_vit(config, layers=recipe.vision_layers, image_size=recipe.image_size)
 
 
 def _text_config(recipe: ModelRecipe) -> Any:

@@ -7,6 +7,7 @@ sees only a list of levels (B, C_l, H_l, W_l), finest first, that cover the whol
 Shape suffixes: B batch, C channels, H/W rows/columns, S input side, T tokens.
 """
 
+from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
 import torch
@@ -171,12 +172,71 @@ def build_tower(vision: dict[str, Any]) -> VitTower | EfficientNetLiteTower | Pl
         UsageError: an unknown kind.
     """
     arguments = {k: v for k, v in vision.items() if k not in ("kind", "mean", "std")}
-    if vision["kind"] == "vit":
+    kind = vision.get("kind")
+    if kind == "vit":
         return VitTower(**arguments)
-    if vision["kind"] == "efficientnet-lite0":
+    if kind == "efficientnet-lite0":
         return EfficientNetLiteTower(**arguments)
-    if vision["kind"] == "plain":
+    if kind == "plain":
         return PlainTower(**arguments)
-    raise UsageError(
-        f"vision.kind: expected `vit`, `efficientnet-lite0` or `plain`, got `{vision['kind']}`"
-    )
+    raise UsageError(f"vision.kind: expected `vit`, `efficientnet-lite0` or `plain`, got `{kind}`")
+
+
+def describe_vit(config: Any, *, layers: Sequence[int], image_size: int) -> dict[str, Any]:
+    """Describe a tower of `VitTower` for `build_tower`, once it is sure to read such pictures.
+
+    Args:
+        config: the Hugging Face configuration of a vision model.
+        layers: hidden states that become feature levels.
+        image_size: side of the input, pixels; the position embedding is interpolated where it is
+            not the tower's own.
+
+    Raises:
+        UsageError: no ViT, a side that its patches do not fill, a hidden state it has not, or one
+            that cannot be run on pictures of this size.
+    """
+    patch, own_size = getattr(config, "patch_size", None), getattr(config, "image_size", None)
+    depth = getattr(config, "num_hidden_layers", None)
+    if not isinstance(patch, int) or not isinstance(depth, int):
+        raise UsageError(
+            f"model.vision: expected a ViT with square patches, found `{config.model_type}`",
+            hint="CLIP, SigLIP, DINOv2 and ViT fit, by their folder or hub name",
+        )
+    if image_size % patch:
+        below = image_size // patch * patch
+        raise UsageError(
+            f"model.image_size: expected a multiple of the tower's patches of {patch} pixels, "
+            f"got {image_size}",
+            hint=f"{f'{below} or ' if below else ''}{below + patch}: what is over would not be "
+            "seen, and boxes would land beside their cells",
+        )
+    missing = [layer for layer in layers if not -depth - 1 <= layer <= depth]
+    if missing or not layers:
+        raise UsageError(
+            f"model.vision_layers: expected hidden states from {-depth - 1} to {depth}, "
+            f"got {list(layers)}"
+        )
+    vision = {
+        "kind": "vit",
+        "config": config.to_dict(),
+        "layers": list(layers),
+        "interpolate": image_size != own_size,
+    }
+    try:  # a run without numbers, which costs next to nothing and finds all that is left
+        with torch.device("meta"):
+            levels = build_tower(vision)(torch.empty(1, 3, image_size, image_size))
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UsageError(
+            f"model.vision: a `{config.model_type}` cannot be read as a ViT at {image_size} "
+            f"pixels: {reason}",
+            hint="CLIP, SigLIP, DINOv2 and ViT fit, by their folder or hub name",
+        ) from error
+    expected = (1, levels[0].shape[1], image_size // patch, image_size // patch)
+    found = [tuple(level.shape) for level in levels if tuple(level.shape) != expected]
+    if found:
+        raise UsageError(
+            f"model.vision: expected maps {expected} of a ViT, a `{config.model_type}` gives "
+            f"{found[0]}"
+        )
+    return vision

@@ -179,14 +179,6 @@ def test_option_scores_do_not_depend_on_their_company(loaded: LoadedModel) -> No
             assert a.num_tokens == b.num_tokens == c.num_tokens
 
 
-def test_placeholders_and_boxes_must_agree(loaded: LoadedModel) -> None:
-    inputs = loaded.processor([make_prompt("<region1> <region2>")])
-    inputs["region_boxes"] = inputs["region_boxes"][:1]
-    inputs["region_image_index"] = inputs["region_image_index"][:1]
-    with pytest.raises(RoikitError, match="region tokens: the prompt has 8 places"):
-        loaded.model(**inputs)
-
-
 def test_saved_model_answers_the_same_in_a_fresh_process(
     loaded: LoadedModel, tmp_path: Path
 ) -> None:

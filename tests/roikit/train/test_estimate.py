@@ -45,10 +45,10 @@ def real_step(model: Any, shape: Rows) -> tuple[float, int]:
     config = model.config
     ids = torch.zeros(shape.rows, shape.tokens, dtype=torch.long)
     ids[:, : config.num_image_tokens] = config.image_token_id
-    places = config.num_region_tokens * shape.regions
-    flat = torch.zeros(shape.rows * (shape.tokens - config.num_image_tokens), dtype=torch.long)
-    flat[:places] = config.region_token_id
-    ids[:, config.num_image_tokens :] = flat.view(shape.rows, -1)
+    pictures = (torch.arange(shape.regions) % shape.pictures).sort().values
+    for row, count in enumerate(pictures.bincount(minlength=shape.rows).tolist()):
+        start = config.num_image_tokens
+        ids[row, start : start + count * config.num_region_tokens] = config.region_token_id
     held: dict[int, Any] = {id(s): s for s in (p.untyped_storage() for p in model.parameters())}
     saved = 0
 
@@ -69,7 +69,7 @@ def real_step(model: Any, shape: Rows) -> tuple[float, int]:
             input_ids=ids,
             pixel_values=torch.zeros(shape.pictures, 3, config.image_size, config.image_size),
             region_boxes=boxes,
-            region_image_index=torch.arange(shape.regions) % shape.pictures,
+            region_image_index=pictures,
             logits_to_keep=shape.label_columns,
             use_cache=False,
         ).logits.flatten(0, 1)
