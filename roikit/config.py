@@ -88,6 +88,8 @@ class ModelRecipe:
     region_encoder: str = "replay"  #: name in roikit/model/regions.py
     region_grid: int = 3  #: k; a region takes k*k tokens
     box_embedding: bool = True  #: embed the box beside its features
+    projector: str = "mlp"  #: `mlp`, or `linear`: the reference's single layer
+    projector_weights: str = ""  #: file with a finished image projector (LLaVA's mm_projector.bin)
     image_embedding: bool = False  #: a learned vector tells image tokens from region tokens
     image_size: int = 224  #: side of the square input, pixels
     image_mode: str = "pad"  #: `pad` keeps the aspect ratio, `squash` stretches

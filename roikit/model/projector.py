@@ -1,14 +1,21 @@
 """From the tower's channels to the language model's width, for image and region cells alike."""
 
+import pickle
+from pathlib import Path
+
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from roikit.errors import UsageError
 
 #: Near the spread of what a new projector puts out, so that it is neither lost nor drowns the cell.
 _IMAGE_EMBEDDING_STD = 0.3
 
 
 class Projector(nn.Module):
-    """Two layers over each cell's channels.
+    """One or two layers over each cell's channels.
 
     A region's tokens start as what this makes of its cells, so a language model that knows nothing
     yet cannot tell them from the picture's own: in trials from scratch it read texture off the
@@ -18,14 +25,23 @@ class Projector(nn.Module):
     Args:
         channels: C, of all levels together.
         width: D, the language model's.
+        kind: `mlp`, or `linear`: the single layer of the first LLaVA, and so of GPT4RoI.
         image_embedding: add the vector; it starts random.
     """
 
-    def __init__(self, channels: int, width: int, *, image_embedding: bool = False) -> None:
+    def __init__(
+        self, channels: int, width: int, *, kind: str = "mlp", image_embedding: bool = False
+    ) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.LayerNorm(channels), nn.Linear(channels, width), nn.GELU(), nn.Linear(width, width)
-        )
+        if kind == "linear":
+            self.layers = nn.Sequential(nn.Linear(channels, width))
+        else:
+            self.layers = nn.Sequential(
+                nn.LayerNorm(channels),
+                nn.Linear(channels, width),
+                nn.GELU(),
+                nn.Linear(width, width),
+            )
         self.image_embedding = (
             nn.Parameter(torch.randn(width) * _IMAGE_EMBEDDING_STD) if image_embedding else None
         )
@@ -39,3 +55,53 @@ class Projector(nn.Module):
         """Project the picture's own cells (..., C) to its tokens (..., D)."""
         tokens: Tensor = self.layers(cells)
         return tokens if self.image_embedding is None else tokens + self.image_embedding
+
+
+#: Parts of the names in LLaVA's files: `model.mm_projector.weight`, or without `model.`.
+_LLAVA_NAME = "mm_projector."
+
+
+def load_projector_weights(projector: Projector, file: Path) -> None:
+    """Fill a linear projector from a file as LLaVA publishes them (`mm_projector.bin`).
+
+    Args:
+        projector: of kind `linear`.
+        file: torch's format or safetensors, with `mm_projector.weight` and `mm_projector.bias`;
+            other tensors in it (some have embeddings of new tokens) are passed over.
+
+    Raises:
+        UsageError: no such file, or it does not hold the projector of this size.
+    """
+    where = f"model.projector_weights: `{file}`"
+    if not file.is_file():
+        raise UsageError(
+            f"{where}: no such file",
+            hint="LLaVA's projectors are at huggingface.co/liuhaotian/LLaVA-Pretrained-Projectors "
+            "(docs/gpt4roi.md); name yours with --set model.projector_weights=FILE",
+        )
+    held = _read_tensors(file, where)
+    found = {name.rpartition(_LLAVA_NAME)[2]: x for name, x in held.items() if _LLAVA_NAME in name}
+    layer = projector.layers[0]
+    expected = {name: tuple(value.shape) for name, value in layer.state_dict().items()}
+    shapes = {name: tuple(value.shape) for name, value in found.items()}
+    if len(projector.layers) != 1 or shapes != expected:
+        raise UsageError(
+            f"{where}: expected {_described(expected)}, found {_described(shapes) or 'none of it'}",
+            hint='these are weights of one layer: `projector = "linear"`, and the widths of the '
+            "tower and the language model they were trained between",
+        )
+    layer.load_state_dict(found)
+
+
+def _read_tensors(file: Path, where: str) -> dict[str, Tensor]:
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        held: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise UsageError(f"{where}: cannot be read: {str(error).splitlines()[0]}") from error
+    return held
+
+
+def _described(shapes: dict[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"`{_LLAVA_NAME}{name}` {list(shape)}" for name, shape in shapes.items())
