@@ -16,6 +16,7 @@ from commands import (
     datasets,
     evaluate,
     export,
+    import_gpt4roi,
     label,
     leaks,
     look,
@@ -89,5 +90,6 @@ runs_app.command()(runs.plot)
 app.command("eval", rich_help_panel=USE)(evaluate.evaluate)
 app.command(rich_help_panel=USE)(evaluate.report)
 app.command(rich_help_panel=USE)(chat.chat)
+app.command(rich_help_panel=USE)(import_gpt4roi.import_gpt4roi)
 app.command(rich_help_panel=ELSE)(machine.demo)
 app.command(rich_help_panel=ELSE)(machine.doctor)
