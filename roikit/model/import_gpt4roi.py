@@ -40,7 +40,7 @@ from roikit.render import bytes_text
 #: module definitions.
 _RENAMED = {
     "language_model.": "",
-    "projector.layers.0.": "model.mm_projector.",
+    "projector.layers.": "model.mm_projector.",
     "region_encoder.": "model.spi_module.",
 }
 _VISION = "vision_tower.model."

@@ -25,7 +25,8 @@ class Projector(nn.Module):
     Args:
         channels: C, of all levels together.
         width: D, the language model's.
-        kind: `mlp`, or `linear`: the single layer of the first LLaVA, and so of GPT4RoI.
+        kind: `mlp`, two layers behind a norm, or `linear`, the single layer of LLaVA's first
+            version and GPT4RoI.
         image_embedding: add the vector; it starts random.
     """
 
@@ -33,14 +34,10 @@ class Projector(nn.Module):
         self, channels: int, width: int, *, kind: str = "mlp", image_embedding: bool = False
     ) -> None:
         super().__init__()
-        if kind == "linear":
-            self.layers = nn.Sequential(nn.Linear(channels, width))
-        else:
+        self.layers: nn.Module = nn.Linear(channels, width)
+        if kind == "mlp":
             self.layers = nn.Sequential(
-                nn.LayerNorm(channels),
-                nn.Linear(channels, width),
-                nn.GELU(),
-                nn.Linear(width, width),
+                nn.LayerNorm(channels), self.layers, nn.GELU(), nn.Linear(width, width)
             )
         self.image_embedding = (
             nn.Parameter(torch.randn(width) * _IMAGE_EMBEDDING_STD) if image_embedding else None
@@ -81,16 +78,15 @@ def load_projector_weights(projector: Projector, file: Path) -> None:
         )
     held = _read_tensors(file, where)
     found = {name.rpartition(_LLAVA_NAME)[2]: x for name, x in held.items() if _LLAVA_NAME in name}
-    layer = projector.layers[0]
-    expected = {name: tuple(value.shape) for name, value in layer.state_dict().items()}
+    expected = {name: tuple(value.shape) for name, value in projector.layers.state_dict().items()}
     shapes = {name: tuple(value.shape) for name, value in found.items()}
-    if len(projector.layers) != 1 or shapes != expected:
+    if shapes != expected:
         raise UsageError(
             f"{where}: expected {_described(expected)}, found {_described(shapes) or 'none of it'}",
             hint='these are weights of one layer: `projector = "linear"`, and the widths of the '
             "tower and the language model they were trained between",
         )
-    layer.load_state_dict(found)
+    projector.layers.load_state_dict(found)
 
 
 def _read_tensors(file: Path, where: str) -> dict[str, Tensor]:
