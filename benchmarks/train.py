@@ -184,9 +184,7 @@ def _trainer_seconds(trial: Trial, recipe: Recipe, batches: list[Batch]) -> floa
         return {
             "input_ids": batch.input_ids,
             "attention_mask": batch.attention_mask,
-            "pixel_values": trial.processor.normalise(batch.pixels),
-            "region_boxes": batch.region_boxes,
-            "region_image_index": batch.region_image_index,
+            **batch.views.model_inputs(trial.processor.normalise),
             "labels": batch.labels,
             "use_cache": False,
         }

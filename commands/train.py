@@ -120,7 +120,7 @@ def train(
     from commands import cost_card
     from pipelines.cost_figures import Hardware
     from pipelines.estimate import estimate_stage
-    from pipelines.stages import check_can_start, run_stage
+    from pipelines.stages import run_stage
     from roikit import render, runs
     from roikit.config import load_recipe
 
@@ -149,7 +149,6 @@ def train(
                 "--gpus, --gpu-memory, --gpu-tflops and --mfu belong to --estimate",
                 hint="torchrun --nproc-per-node says how many GPUs train",
             )
-        check_can_start(resolved)
         if start is None:
             start = runs.default_start(paths.runs_dir(), stage.value)
     with render.training(f"{resolved.name} {stage.value}") as live:

@@ -85,10 +85,8 @@ def estimate_stage(
         UsageError: the mixture names what is not converted, or the model's size is not known.
     """
     from roikit.model.device import choose_device
-    from roikit.model.regions import check_encoder
     from roikit.train.estimate import advise, is_sharded, measure_sizes, memory, micro_batches
 
-    check_encoder(recipe.model.region_encoder)
     _check(hardware)
     run = recipe.run
     stream, kept = open_stream(recipe, shards)
@@ -239,7 +237,7 @@ def _lengths(
     return Conversations(
         tokens=tokens,
         # where the first label stands only encoding can tell: at most right behind the picture
-        label_spans=tuple(max(1, length - recipe.model.image_grid**2) for length in tokens),
+        label_spans=tuple(max(1, length - recipe.model.num_image_tokens) for length in tokens),
         regions=tuple(
             stream.read(place, lambda example: _num_regions(example, recipe)) for place, _ in drawn
         ),
@@ -286,7 +284,7 @@ def _encoded_lengths(
         raise _nothing_to_learn(recipe, drawn)
     tokens = batch.attention_mask.sum(dim=1)
     first = (batch.labels != -100).int().argmax(dim=1)
-    regions = batch.region_image_index.bincount(minlength=len(tokens))
+    regions = batch.views.image_index_R.bincount(minlength=len(tokens))
     return (
         tuple(tokens.tolist()),
         tuple((tokens - first).tolist()),

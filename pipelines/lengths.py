@@ -48,8 +48,8 @@ def open_lengths(
     return Lengths(
         measure_lengths(index, counter, progress=progress),
         index,
-        num_image_tokens=recipe.model.image_grid**2,
-        num_region_tokens=recipe.model.region_grid**2,
+        num_image_tokens=recipe.model.num_image_tokens,
+        num_region_tokens=recipe.model.num_region_tokens,
     )
 
 

@@ -76,7 +76,6 @@ def run_stage(
     from roikit.train.run import train_stage
 
     with said_once_a_machine():
-        check_can_start(recipe)
         stream, kept = open_stream(recipe, shards, on_bad=on_bad, max_bad=max_bad)
         steps = open_steps(recipe, stream)
     if kept.unresolved and is_main_process():
@@ -130,17 +129,6 @@ def open_steps(recipe: Recipe, stream: Stream) -> Steps:
         layout=run.layout,
         max_tokens=run.max_tokens,
     )
-
-
-def check_can_start(recipe: Recipe) -> None:
-    """Refuse a recipe that cannot be trained, before anything is opened or fetched for it.
-
-    Raises:
-        UsageError: its region encoder is unknown, or not built yet.
-    """
-    from roikit.model.regions import check_encoder
-
-    check_encoder(recipe.model.region_encoder)
 
 
 def _licences(shards: Path, stream: Stream) -> dict[str, str | None]:

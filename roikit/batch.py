@@ -22,6 +22,7 @@ from roikit.exchanges import ask_together, draw_exchanges, kept_exchanges
 from roikit.images import decode_rgb
 from roikit.prompt import as_dialogue, render
 from roikit.sample import Example, Turn
+from roikit.views import View, Views, gather
 
 if TYPE_CHECKING:
     from roikit.model.processing import Encoded, RoikitProcessor
@@ -36,8 +37,7 @@ class Row:
 
     input_ids: list[int]
     labels: list[int]  #: -100 where nothing is learned
-    pixels_3SS: Tensor  #: uint8
-    boxes_R4: Tensor  #: float32 xyxy, fractions of the input square, in order of their tokens
+    view: View  #: of the picture, with the regions its tokens introduce
     key: str  #: the sample's, for messages
 
 
@@ -52,9 +52,7 @@ class Batch:
     attention_mask: Tensor | None  #: (B, T); None where conversations share rows
     position_ids: Tensor | None  #: (B, T), from 0 in each conversation; None where none share a row
     labels: Tensor  #: (B, T)
-    pixels: Tensor  #: (N, 3, S, S) uint8
-    region_boxes: Tensor  #: (R, 4)
-    region_image_index: Tensor  #: (R,) into the N pictures
+    views: Views  #: of N pictures
     num_tokens: int  #: padding not counted
     keys: tuple[str, ...]  #: N samples
 
@@ -136,7 +134,7 @@ def encode_example(
             crop=crop,
             colour=colour,
         )
-    pixels, placed = processor.transform(image, boxes)
+    view = processor.view(image, boxes)
     labels = [
         token if spoken else -100
         for token, spoken in zip(encoded.input_ids, encoded.assistant_mask, strict=True)
@@ -144,8 +142,7 @@ def encode_example(
     return Row(
         input_ids=encoded.input_ids,
         labels=labels,
-        pixels_3SS=pixels,
-        boxes_R4=placed,
+        view=view,
         key=example.sample.key,
     )
 
@@ -198,15 +195,12 @@ def collate(rows: Sequence[Sequence[Row]], *, pad_token_id: int) -> Batch:
     is_packed = any(len(row) > 1 for row in rows)
     mask = (torch.arange(longest) < torch.tensor(lengths)[:, None]).long()
     flat = [one for row in rows for one in row]
-    index = [i for i, one in enumerate(flat) for _ in range(len(one.boxes_R4))]
     return Batch(
         input_ids=input_ids,
         attention_mask=None if is_packed else mask,
         position_ids=positions if is_packed else None,
         labels=labels,
-        pixels=torch.stack([one.pixels_3SS for one in flat]),
-        region_boxes=torch.cat([one.boxes_R4 for one in flat]),
-        region_image_index=torch.tensor(index, dtype=torch.long),
+        views=gather([one.view for one in flat]),
         num_tokens=sum(lengths),
         keys=tuple(one.key for one in flat),
     )
@@ -219,4 +213,4 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
         for f in fields(batch)
         if isinstance(value := getattr(batch, f.name), Tensor)
     }
-    return replace(batch, **moved)
+    return replace(batch, views=batch.views.to(device), **moved)

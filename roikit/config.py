@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 from roikit.errors import UsageError
 
@@ -42,6 +42,16 @@ KEEP_CLEAN = (
 )
 #: Keys that stand before the tables.
 _ROOT_KEYS = ("name", "seed", "keep_clean")
+#: Ways to show a region to the language model; `text` writes its box as coordinates.
+REGION_ENCODERS = ("replay", "pooled", "deformable", "gpt4roi", "box", "text")
+#: Tokens of a region as text: `[012,345,678,999]`, a token a character.
+TEXT_REGION_TOKENS = 17
+#: Keys of the model with a few allowed values.
+_MODEL_CHOICES = {
+    "region_encoder": REGION_ENCODERS,
+    "projector": ("mlp", "linear"),
+    "image_mode": ("pad", "squash"),
+}
 #: Keys of a stage with a few allowed values.
 _CHOICES = {
     "optimizer": ("adamw", "muon"),
@@ -84,17 +94,44 @@ class ModelRecipe:
     vocabulary: int = (
         4096  #: of `scratch`: largest number of tokens to learn from the training text
     )
-    chat_template: str = ""  #: file with a marked template, for tokenizers whose own is unknown
-    region_encoder: str = "replay"  #: name in roikit/model/regions.py
-    region_grid: int = 3  #: k; a region takes k*k tokens
+    chat_template: str = ""  #: file with a marked template, or `vicuna-v0`; empty: the tokenizer's own
+    projector: Literal["mlp", "linear"] = "mlp"  #: of image cells: `mlp`, or one `linear` layer
+    projector_weights: str = ""  #: file with a finished projector, as LLaVA's `mm_projector.bin`
+    levels: tuple[int, ...] = ()  #: of the tower's feature levels, those that are used; empty: all
+    image_levels: tuple[int, ...] = ()  #: of those, what image tokens are made from; empty: all
+    region_encoder: Literal["replay", "pooled", "deformable", "gpt4roi", "box", "text"] = (
+        "replay"  #: how regions become tokens, see docs/regions.md
+    )
+    region_grid: int = 3  #: k; `replay` and `deformable` take k*k tokens a region
+    roi_size: int = 0  #: cells along a side that a region is sampled at; 0: the encoder's own
+    region_width: int = 0  #: of `gpt4roi`: inner channels; 0: the tower's
     box_embedding: bool = True  #: embed the box beside its features
-    projector: str = "mlp"  #: `mlp`, or `linear`: the reference's single layer
-    projector_weights: str = ""  #: file with a finished image projector (LLaVA's mm_projector.bin)
+    use_masks: bool = True  #: read a region that has a mask through it
+    max_tiles: int = 1  #: tiles that a large picture is cut into for its regions; 1: none
     image_embedding: bool = False  #: a learned vector tells image tokens from region tokens
     image_size: int = 224  #: side of the square input, pixels
-    image_mode: str = "pad"  #: `pad` keeps the aspect ratio, `squash` stretches
+    image_mode: Literal["pad", "squash"] = (
+        "pad"  #: `pad` keeps the aspect ratio, `squash` stretches
+    )
     image_grid: int = 14  #: the picture takes image_grid * image_grid tokens
     seed: int = 0  #: of the random weights
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Tokens that a picture takes."""
+        return self.image_grid * self.image_grid
+
+    @property
+    def num_region_tokens(self) -> int:
+        """Tokens that a region takes."""
+        return region_tokens(self.region_encoder, self.region_grid)
+
+
+def region_tokens(encoder: str, grid: int) -> int:
+    """Return how many tokens an encoder of `REGION_ENCODERS` makes of a region."""
+    if encoder in ("replay", "deformable"):
+        return grid * grid
+    return TEXT_REGION_TOKENS if encoder == "text" else 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -219,13 +256,15 @@ def load_recipe(name: str, *, stage: str | None, overrides: Sequence[str] = ()) 
     seed = tables.get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool):
         raise UsageError(f"seed: expected a whole number, got `{seed}`")
+    model = _build(ModelRecipe, tables.get("model", {}), "model")
+    check_model(model)
     called = tables.get("name", path.stem)  # a run's `recipe.toml` tells what it was called
     if not isinstance(called, str) or not called:
         raise UsageError(f"name: expected text, got `{called}`")
     return Recipe(
         name=called,
         stage=stage,
-        model=_build(ModelRecipe, tables.get("model", {}), "model"),
+        model=model,
         run=_build(StageRecipe, tables[stage], stage),
         seed=seed,
         keep_clean=_benchmarks(tables.get("keep_clean", list(KEEP_CLEAN))),
@@ -277,8 +316,30 @@ def _build(kind: Any, values: Mapping[str, Any], table: str) -> Any:
         if key not in known:
             raise _unknown(f"{table}.{key}", key, known)
         default = getattr(defaults, key)
-        arguments[key] = _checked(value, default, f"{table}.{key}")
+        arguments[key] = _checked(value, default, f"{table}.{key}", _element(known[key].type))
     return kind(**arguments)
+
+
+def check_model(model: ModelRecipe) -> None:
+    """Refuse a model table with a value that cannot be, before anything is read or fetched for it.
+
+    Raises:
+        UsageError: a size below 1, an unknown region encoder, projector or image mode.
+    """
+    for name in ("image_size", "image_grid", "region_grid", "max_tiles"):
+        if getattr(model, name) < 1:
+            raise UsageError(f"model.{name}: expected 1 or more, got {getattr(model, name)}")
+    for name in ("roi_size", "region_width"):
+        if getattr(model, name) < 0:
+            raise UsageError(f"model.{name}: expected 0 or more, got {getattr(model, name)}")
+    _check_choices(model, "model", _MODEL_CHOICES)
+
+
+def _check_choices(values: Any, table: str, choices: Mapping[str, Sequence[str]]) -> None:
+    for name, allowed in choices.items():
+        if getattr(values, name) not in allowed:
+            either = f"{', '.join(f'`{one}`' for one in allowed[:-1])} or `{allowed[-1]}`"
+            raise UsageError(f"{table}.{name}: expected {either}, got `{getattr(values, name)}`")
 
 
 def _check_stage(run: StageRecipe, table: str) -> None:
@@ -294,10 +355,7 @@ def _check_stage(run: StageRecipe, table: str) -> None:
     unknown = [part for part in run.train if part not in PARTS]
     if unknown:
         raise _unknown(f"{table}.train: `{unknown[0]}`", unknown[0], PARTS)
-    for name, allowed in _CHOICES.items():
-        if getattr(run, name) not in allowed:
-            either = f"{', '.join(f'`{one}`' for one in allowed[:-1])} or `{allowed[-1]}`"
-            raise UsageError(f"{table}.{name}: expected {either}, got `{getattr(run, name)}`")
+    _check_choices(run, table, _CHOICES)
     for name, most in (("asked_together", 1), ("flip", 1), ("crop", 1), ("colour", 1)):
         if not 0 <= getattr(run, name) <= most:
             raise UsageError(f"{table}.{name}: expected 0 to {most}, got {getattr(run, name)}")
@@ -316,22 +374,26 @@ def _check_stage(run: StageRecipe, table: str) -> None:
         raise UsageError(f"{table}.eval_every: expected a number of steps where keep_best is set")
 
 
-def _checked(value: Any, default: Any, path: str) -> Any:
+def _element(kind: Any) -> Any:
+    """What a list's items are, from a field's annotation."""
+    return get_args(kind)[0] if get_origin(kind) is tuple else None
+
+
+def _checked(value: Any, default: Any, path: str, element: Any) -> Any:
     if isinstance(default, bool) or isinstance(value, bool):
         fits = isinstance(default, bool) and isinstance(value, bool)
     elif isinstance(default, float):
         fits = isinstance(value, int | float)
         value = float(value) if fits else value
     elif isinstance(default, tuple):
-        kind = type(default[0]) if default else str
-        takes = (int, float) if kind is float else kind
+        takes = (int, float) if element is float else element
         fits = isinstance(value, list) and all(
             isinstance(item, takes) and not isinstance(item, bool) for item in value
         )
         if not fits:
-            example = toml_value(default or ("projector",))
+            example = toml_value(default or ((0, 2) if element is int else ("projector",)))
             raise UsageError(f"{path}: expected a list like `{example}`, got `{value}`")
-        value = tuple(map(kind, value))
+        value = tuple(map(element, value))
     else:
         fits = isinstance(value, type(default))
     if not fits:

@@ -514,10 +514,6 @@ def test_mix_explain_gives_each_source_its_share(
         (["query", "delete from regions"], "read-only"),
         (["train", "stage2"], "expected the run that stage2 starts from"),
         (["train", "align", "--recipe", "tiny", "--set", "align.stepz=3"], "align.stepz: unknown"),
-        (
-            ["train", "stage2", "--recipe", "gpt4roi-7b"],
-            "`gpt4roi`, the reference's pyramid, is not",
-        ),
         (["train", "align", "--gpus", "2"], "--mfu belong to --estimate"),
         (["train", "align", "--estimate", "--mfu", "2"], "--mfu: expected a share above 0"),
         (["train", "align", "--recipe", "tiny", "--mix", "vg=x"], "expected a positive weight"),
@@ -539,17 +535,6 @@ def test_what_the_user_got_wrong_is_one_error_and_exit_2(
     assert captured.out == ""
     assert captured.err.startswith("error: ") and said in captured.err.splitlines()[0]
     assert "Traceback" not in captured.err
-
-
-def test_a_recipe_that_cannot_start_is_refused_before_its_data_are_looked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("ROIKIT_HOME", str(tmp_path))  # neither shards nor runs
-    for more in ((), ("--estimate",)):
-        assert run(monkeypatch, "train", "stage1", "--recipe", "gpt4roi-7b", *more) == 2
-        said = capsys.readouterr().err.splitlines()
-        assert "is not built yet, so this recipe cannot start" in said[0] and len(said) == 2
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_cost_card_says_how_each_figure_is_known_and_leaves_nothing(

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import GenerationConfig
 
-from roikit.config import ModelRecipe
+from roikit.config import ModelRecipe, check_model
 from roikit.errors import UsageError
 from roikit.model.configuration import RoikitConfig
 from roikit.model.modeling import RoikitForConditionalGeneration
@@ -57,7 +57,7 @@ def build_model(
     Raises:
         UsageError: a part that cannot be found, or that does not fit.
     """
-    _check_sizes(recipe)
+    check_model(recipe)
     torch.manual_seed(recipe.seed)
     language, tokenizer = _language(recipe, texts, tokenizer_folder)
     vision, tower, mean, std = _vision(recipe)
@@ -72,20 +72,14 @@ def build_model(
             pad_token_id=tokenizer.pad_token_id,
         )
     )
-    config = RoikitConfig(
+    config = RoikitConfig.from_recipe(
+        recipe,
         vision=vision,
         text_config=text_config,
-        region_encoder=recipe.region_encoder,
-        region_grid=recipe.region_grid,
-        box_embedding=recipe.box_embedding,
-        image_embedding=recipe.image_embedding,
-        image_size=recipe.image_size,
-        image_grid=recipe.image_grid,
         image_token_id=tokenizer.convert_tokens_to_ids(speech.image_token),
         region_token_id=tokenizer.convert_tokens_to_ids(speech.region_token),
     )
     model = RoikitForConditionalGeneration(config)
-    model.region_encoder.reset_parameters()
     scratch = ["projector", "region_encoder"]
     if recipe.projector_weights:
         load_projector_weights(model.projector, Path(recipe.projector_weights))
@@ -137,14 +131,6 @@ def _pretrained_tokenizer(language: str) -> Any:
         return AutoTokenizer.from_pretrained(language)
     except (OSError, ValueError) as error:
         raise _not_to_be_had("model.language", language, ("scratch", "smollm2-135m")) from error
-
-
-def _check_sizes(recipe: ModelRecipe) -> None:
-    for name in ("image_size", "image_grid", "region_grid"):
-        if getattr(recipe, name) < 1:
-            raise UsageError(f"model.{name}: expected 1 or more, got {getattr(recipe, name)}")
-    if recipe.image_mode not in ("pad", "squash"):
-        raise UsageError(f"model.image_mode: expected `pad` or `squash`, got `{recipe.image_mode}`")
 
 
 def generation_defaults(

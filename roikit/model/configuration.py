@@ -1,8 +1,27 @@
 """What a saved model is made of."""
 
-from typing import Any
+from typing import Any, Self
 
 from transformers import AutoConfig, PretrainedConfig
+
+from roikit.config import ModelRecipe, region_tokens
+
+#: Keys that a recipe's model table and a model's configuration share.
+_SHARED = (
+    "projector",
+    "levels",
+    "image_levels",
+    "region_encoder",
+    "region_grid",
+    "roi_size",
+    "region_width",
+    "box_embedding",
+    "max_tiles",
+    "image_embedding",
+    "image_size",
+    "image_grid",
+)
+_DEFAULTS = ModelRecipe()
 
 
 class RoikitConfig(PretrainedConfig):
@@ -11,29 +30,32 @@ class RoikitConfig(PretrainedConfig):
     Args:
         vision: the tower: `{"kind": "vit" | "efficientnet-lite0" | "plain", ...}`, see `vision.py`.
         text_config: configuration of any Hugging Face causal language model.
-        region_encoder: name in `regions.ENCODERS`.
-        region_grid: k; a region has k*k cells and as many tokens.
-        box_embedding: whether the box itself is embedded beside its features.
-        image_embedding: whether a learned vector tells image tokens from region tokens.
-        image_size: side of the square input, pixels.
-        image_grid: the picture becomes image_grid * image_grid tokens.
         image_token_id: id of the placeholder of one image token.
         region_token_id: id of the placeholder of one region token.
+        **kwargs: keys of `roikit.config.ModelRecipe` (`region_encoder`, `image_grid`, ...), with
+            its defaults, and what `PretrainedConfig` takes.
     """
 
     model_type = "roikit"
     sub_configs = {"text_config": AutoConfig}  # noqa: RUF012 (the base class's form)
 
+    projector: str
+    levels: tuple[int, ...]
+    image_levels: tuple[int, ...]
+    region_encoder: str
+    region_grid: int
+    roi_size: int
+    region_width: int
+    box_embedding: bool
+    max_tiles: int
+    image_embedding: bool
+    image_size: int
+    image_grid: int
+
     def __init__(
         self,
         vision: dict[str, Any] | None = None,
         text_config: dict[str, Any] | PretrainedConfig | None = None,
-        region_encoder: str = "replay",
-        region_grid: int = 3,
-        box_embedding: bool = True,
-        image_embedding: bool = False,
-        image_size: int = 224,
-        image_grid: int = 14,
         image_token_id: int = 0,
         region_token_id: int = 0,
         **kwargs: Any,
@@ -44,21 +66,25 @@ class RoikitConfig(PretrainedConfig):
         self.text_config: Any = (
             AutoConfig.for_model(**text_config) if isinstance(text_config, dict) else text_config
         )
-        self.region_encoder = region_encoder
-        self.region_grid = region_grid
-        self.box_embedding = box_embedding
-        self.image_embedding = image_embedding
-        self.image_size = image_size
-        self.image_grid = image_grid
         self.image_token_id = image_token_id
         self.region_token_id = region_token_id
+        for name in _SHARED:
+            default = getattr(_DEFAULTS, name)
+            value = kwargs.pop(name, default)
+            # JSON has no tuples
+            setattr(self, name, tuple(value) if isinstance(default, tuple) else value)
         kwargs.setdefault("tie_word_embeddings", self.text_config.tie_word_embeddings)
         super().__init__(**kwargs)
+
+    @classmethod
+    def from_recipe(cls, recipe: ModelRecipe, **kwargs: Any) -> Self:
+        """Make the configuration of a recipe's model from its parts' own, given as `__init__`'s."""
+        return cls(**{name: getattr(recipe, name) for name in _SHARED}, **kwargs)
 
     @property
     def num_region_tokens(self) -> int:
         """Tokens a region takes in the prompt."""
-        return self.region_grid * self.region_grid
+        return region_tokens(self.region_encoder, self.region_grid)
 
     @property
     def num_image_tokens(self) -> int:

@@ -5,7 +5,8 @@ model's. Shape suffixes: B batch, C channels, D width, K tokens a region, R regi
 tokens.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +14,15 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from roikit.errors import RoikitError
+from roikit.errors import RoikitError, UsageError
 from roikit.model.configuration import RoikitConfig
 from roikit.model.projector import Projector
-from roikit.model.regions import ReplayEncoder, build_encoder
+from roikit.model.regions import Regions, build_encoder
 from roikit.model.vision import build_tower
 
-_FIRST_STEP_ONLY = ("pixel_values", "region_boxes", "region_image_index")
+T = TypeVar("T")
+
+_FIRST_STEP_ONLY = ("pixel_values", "region_boxes", "region_image_index", "region_masks")
 
 
 class RoikitForConditionalGeneration(PreTrainedModel, GenerationMixin):
@@ -38,24 +41,23 @@ class RoikitForConditionalGeneration(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         tower = build_tower(config.vision)
         self.vision_tower = tower
-        channels = sum(tower.channels)
-        width = config.text_config.hidden_size
-        self.projector = Projector(channels, width, image_embedding=config.image_embedding)
-        self.region_encoder = build_encoder(
-            config.region_encoder,
-            in_channels=channels,
-            width=width,
-            grid=config.region_grid,
-            box_embedding=config.box_embedding,
+        channels = tuple(_chosen(tower.channels, config.levels, "levels"))
+        self.projector = Projector(
+            sum(_chosen(channels, config.image_levels, "image_levels")),
+            config.text_config.hidden_size,
+            kind=config.projector,
+            image_embedding=config.image_embedding,
         )
+        self.region_encoder = build_encoder(config, channels)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self._tied_weights_keys = _tied_keys(self.language_model)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
         # Only what a checkpoint lacks comes here; submodules bring their own initialisation.
-        if isinstance(module, ReplayEncoder):
-            module.reset_parameters()
+        reset = getattr(module, "reset_parameters", None)
+        if module is self.region_encoder and reset is not None:
+            reset()
 
     def get_input_embeddings(self) -> nn.Module:
         """The language model's."""
@@ -75,9 +77,16 @@ class RoikitForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """Set the language model's."""
         self.language_model.set_output_embeddings(value)
 
+    def feature_levels(self, pixel_values: Tensor) -> list[Tensor]:
+        """Maps (B, C_l, H_l, W_l) of pictures (B, 3, S, S): those that the configuration uses."""
+        tower_type = next(self.vision_tower.parameters()).dtype
+        levels = self.vision_tower(pixel_values.to(tower_type))
+        return _chosen(levels, self.config.levels, "levels")
+
     def image_features(self, levels: list[Tensor]) -> Tensor:
         """Image tokens (B, grid * grid, D), row by row: every level averaged onto one grid."""
         grid = self.config.image_grid
+        levels = _chosen(levels, self.config.image_levels, "image_levels")
         maps = [level if level.shape[-1] == grid else _resize(level, grid) for level in levels]
         cells_BGC = torch.cat(maps, dim=1).flatten(2).transpose(1, 2)
         return self.projector.image_tokens(cells_BGC)
@@ -86,10 +95,13 @@ class RoikitForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self,
         input_ids: Tensor,
         pixel_values: Tensor | None,
-        region_boxes: Tensor | None,
-        region_image_index: Tensor | None,
+        region_boxes: Tensor | None = None,
+        region_image_index: Tensor | None = None,
+        region_masks: Tensor | None = None,
     ) -> Tensor:
         """Token embeddings (B, T, D) with image and region features in their places.
+
+        The arguments are those of `forward`.
 
         Raises:
             RoikitError: placeholders and features differ in number.
@@ -97,19 +109,21 @@ class RoikitForConditionalGeneration(PreTrainedModel, GenerationMixin):
         embeds_BTD: Tensor = self.get_input_embeddings()(input_ids)
         if pixel_values is None:
             return embeds_BTD
-        tower_type = next(self.vision_tower.parameters()).dtype
-        levels = self.vision_tower(pixel_values.to(tower_type))
+        levels = self.feature_levels(pixel_values)
         image_tokens = self.image_features(levels)
         embeds_BTD = _scatter(
             embeds_BTD, input_ids == self.config.image_token_id, image_tokens, "image"
         )
-        if region_boxes is None:
+        if self.config.region_encoder == "text":
+            return embeds_BTD
+        if region_boxes is None or region_image_index is None:
             region_boxes = pixel_values.new_zeros((0, 4))
             region_image_index = torch.zeros(0, dtype=torch.long, device=pixel_values.device)
-        # called without regions too: what learns must take part in every process's every step
-        region_tokens = self.region_encoder(
-            levels, region_boxes, region_image_index, self.projector
+        regions = Regions(
+            boxes_R4=region_boxes, image_index_R=region_image_index, masks_RMM=region_masks
         )
+        # called without regions too: what learns must take part in every process's every step
+        region_tokens = self.region_encoder(levels, regions, self.projector)
         return _scatter(
             embeds_BTD, input_ids == self.config.region_token_id, region_tokens, "region"
         )
@@ -121,6 +135,7 @@ class RoikitForConditionalGeneration(PreTrainedModel, GenerationMixin):
         pixel_values: Tensor | None = None,
         region_boxes: Tensor | None = None,
         region_image_index: Tensor | None = None,
+        region_masks: Tensor | None = None,
         labels: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
@@ -135,6 +150,8 @@ class RoikitForConditionalGeneration(PreTrainedModel, GenerationMixin):
             pixel_values: (B, 3, S, S) normalised; None once the picture is in the cache.
             region_boxes: (R, 4) xyxy, fractions of the input square, in order of their tokens.
             region_image_index: (R,) index into the batch, not decreasing.
+            region_masks: (R, 28, 28) share of each cell of the box that lies in the region; None
+                where every region is its whole box.
             labels: (B, T), -100 where nothing is learned; aligned with `input_ids`.
             inputs_embeds: (B, T, D) instead of `input_ids`.
             logits_to_keep: as in transformers.
@@ -149,7 +166,9 @@ class RoikitForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if inputs_embeds is None:
             if input_ids is None:
                 raise RoikitError("forward: expected `input_ids` or `inputs_embeds`, got neither")
-            inputs_embeds = self.embed(input_ids, pixel_values, region_boxes, region_image_index)
+            inputs_embeds = self.embed(
+                input_ids, pixel_values, region_boxes, region_image_index, region_masks
+            )
         targets = None
         if labels is not None:
             targets = F.pad(labels[:, 1:], (0, 1), value=-100)
@@ -190,6 +209,19 @@ class RoikitForConditionalGeneration(PreTrainedModel, GenerationMixin):
             for name in _FIRST_STEP_ONLY:
                 inputs[name] = None
         return inputs
+
+
+def _chosen(levels: Sequence[T], indices: Sequence[int], key: str) -> list[T]:
+    """Those of the levels that a configuration names; all where it names none.
+
+    Raises:
+        UsageError: there is no such level.
+    """
+    if any(not -len(levels) <= i < len(levels) for i in indices):
+        raise UsageError(
+            f"model.{key}: expected some of 0 to {len(levels) - 1}, got {list(indices)}"
+        )
+    return [levels[i] for i in indices] if indices else list(levels)
 
 
 def _tied_keys(language_model: PreTrainedModel) -> Any:

@@ -31,6 +31,7 @@ from roikit.prompt import (
     split_guards,
 )
 from roikit.sample import Region
+from roikit.views import View, gather
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,17 +89,12 @@ class RoikitProcessor(ProcessorMixin):
             self.region_token_id: int = tokenizer.convert_tokens_to_ids(region_token)
             self.special_tokens = special_token_names(tokenizer)
 
-    def transform(
-        self, image: npt.NDArray[np.uint8], boxes_xyxy: npt.ArrayLike
-    ) -> tuple[Tensor, Tensor]:
+    def view(self, image: npt.NDArray[np.uint8], boxes_xyxy: npt.ArrayLike) -> View:
         """Bring a picture and its boxes to the input square together.
 
         Args:
             image: (H, W, 3) RGB, upright.
-            boxes_xyxy: (N, 4) pixels of that picture.
-
-        Returns:
-            (3, S, S) uint8, and (N, 4) float32 fractions of the square, within 0 to 1.
+            boxes_xyxy: (R, 4) pixels of that picture, in the order of their tokens.
         """
         height, width = image.shape[:2]
         fit = box_ops.squash if self.image_mode == "squash" else box_ops.letterbox
@@ -116,7 +112,7 @@ class RoikitProcessor(ProcessorMixin):
             square[:, top : top + inner_height, left : left + inner_width] = pixels
             pixels = square
         boxes = np.clip(resize.apply(boxes_xyxy) / self.image_size, 0.0, 1.0)
-        return pixels, torch.from_numpy(boxes.astype(np.float32))
+        return View(pixels_3SS=pixels, boxes_R4=torch.from_numpy(boxes.astype(np.float32)))
 
     def normalise(self, pixels_B3SS: Tensor) -> Tensor:
         """(B, 3, S, S) uint8 to float32, with the tower's mean and deviation."""
@@ -214,7 +210,7 @@ class RoikitProcessor(ProcessorMixin):
         """Turn prompts into the arguments of `generate`.
 
         Returns:
-            input_ids, attention_mask, pixel_values, region_boxes, region_image_index.
+            input_ids, attention_mask, and `Views.model_inputs`.
         """
         return self.batch(prompts, [self.encode_prompt(p) for p in prompts], left_pad=left_pad)
 
@@ -222,22 +218,17 @@ class RoikitProcessor(ProcessorMixin):
         self, prompts: Sequence[Prompt], encoded: Sequence[Encoded], *, left_pad: bool = True
     ) -> dict[str, Tensor]:
         """Pad encoded prompts and transform their pictures."""
-        pixels, boxes, index = [], [], []
-        for i, (prompt, encoding) in enumerate(zip(prompts, encoded, strict=True)):
-            spoken_of = ordered_boxes(prompt.regions, encoding.region_order)
-            picture, placed = self.transform(prompt.image, spoken_of)
-            pixels.append(picture)
-            boxes.append(placed)
-            index += [i] * len(placed)
+        views = [
+            self.view(prompt.image, ordered_boxes(prompt.regions, encoding.region_order))
+            for prompt, encoding in zip(prompts, encoded, strict=True)
+        ]
         input_ids, attention_mask = pad(
             [e.input_ids for e in encoded], value=self.pad_token_id, left=left_pad
         )
         return {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
-            "pixel_values": self.normalise(torch.stack(pixels)),
-            "region_boxes": torch.cat(boxes),
-            "region_image_index": torch.tensor(index, dtype=torch.long),
+            **gather(views).model_inputs(self.normalise),
         }
 
     @property

@@ -1,18 +1,44 @@
-"""Region encoders: feature levels and boxes in, a fixed number of vectors a region out.
+"""Region encoders: feature levels and regions in, a fixed number of vectors a region out.
 
-Shape suffixes: B batch, C channels, D language model's width, K cells a region, R regions of the
-batch.
+What they share; each has a module of its own. `text` has no encoder: the processor writes a
+region's box into the prompt.
+
+Shape suffixes: B batch, C channels, D language model's width, K tokens a region, M cells along a
+mask's side, R regions of the batch.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torchvision.ops import roi_align
 
 from roikit.errors import UsageError
+from roikit.model.replay import ReplayEncoder
+
+if TYPE_CHECKING:
+    from roikit.model.configuration import RoikitConfig
+
+#: Cells along the side of a region's mask, which lies over its box.
+MASK_SIZE = 28
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Regions:
+    """The regions of a batch, in the order of their tokens."""
+
+    boxes_R4: Tensor  #: float32 xyxy, fractions of the input square
+    image_index_R: Tensor  #: long; which picture of the batch, not decreasing
+    #: (R, 28, 28) float32: the share of each cell of the box that lies in the region, 0 to 1;
+    #: None where every region is its whole box
+    masks_RMM: Tensor | None = None
+    #: boxes as fractions of the feature maps, where those are tiles put together; None: the same
+    map_boxes_R4: Tensor | None = None
+
+    @property
+    def on_maps(self) -> Tensor:
+        """Boxes (R, 4) as fractions of the feature maps."""
+        return self.boxes_R4 if self.map_boxes_R4 is None else self.map_boxes_R4
 
 
 class RegionEncoder(Protocol):
@@ -21,142 +47,60 @@ class RegionEncoder(Protocol):
     def __call__(
         self,
         levels: Sequence[Tensor],
-        boxes_R4: Tensor,
-        image_index_R: Tensor,
-        project: Callable[[Tensor], Tensor],
-    ) -> Tensor:
-        """Region tokens (R, K, D); see `ReplayEncoder.forward`."""
-        ...
-
-
-def pool_regions(
-    levels: Sequence[Tensor], boxes_R4: Tensor, image_index_R: Tensor, grid: int
-) -> Tensor:
-    """RoIAlign every level to grid x grid cells and put their channels side by side.
-
-    Args:
-        levels: maps (B, C_l, H_l, W_l) over the same input square.
-        boxes_R4: xyxy, fractions of the input square.
-        image_index_R: which picture of the batch a box belongs to.
-        grid: cells along each side.
-
-    Returns:
-        (R, grid * grid, sum of C_l), cells row by row, in the levels' type.
-    """
-    pooled = []
-    for level in levels:
-        height, width = level.shape[-2:]
-        scale = torch.tensor(
-            [width, height, width, height], dtype=torch.float32, device=boxes_R4.device
-        )
-        rois = torch.cat([image_index_R[:, None].float(), boxes_R4.float() * scale], dim=1)
-        # float32: box edges at bfloat16 would move by whole pixels
-        cells = roi_align(level.float(), rois, grid, sampling_ratio=2, aligned=True)
-        pooled.append(cells.flatten(2).transpose(1, 2))
-    return torch.cat(pooled, dim=2).to(levels[0].dtype)
-
-
-class ReplayEncoder(nn.Module):
-    """The image projector's view of each cell of the region, corrected by a small network.
-
-    Everything trained here starts at zero: before training, a region's tokens are what the image
-    projector makes of its cells.
-    Source: RoI-aligned feature replay as in GAR; the zero start and the embeddings are ours.
-
-    Args:
-        in_channels: channels of all levels together.
-        width: D, the language model's.
-        grid: k; a region has k*k tokens.
-        box_embedding: add an embedding of the box's place and size.
-    """
-
-    _FREQUENCIES = (
-        6  # of sine and cosine features a coordinate: wavelengths from 2 to 1/16 of the side
-    )
-
-    def __init__(self, in_channels: int, width: int, grid: int, box_embedding: bool = True) -> None:
-        super().__init__()
-        self.grid = grid
-        self.norm = nn.LayerNorm(in_channels)
-        self.fc_in = nn.Linear(in_channels, width)
-        self.fc_out = nn.Linear(width, width)
-        self.cell_embedding = nn.Parameter(torch.zeros(grid * grid, width))
-        self.box_embedding = (
-            nn.Linear(4 * (1 + 2 * self._FREQUENCIES), width) if box_embedding else None
-        )
-
-    def reset_parameters(self) -> None:
-        """Start at zero, so that a region begins as the projector's view."""
-        nn.init.zeros_(self.fc_out.weight)
-        nn.init.zeros_(self.fc_out.bias)
-        nn.init.zeros_(self.cell_embedding)
-        if self.box_embedding is not None:
-            nn.init.zeros_(self.box_embedding.weight)
-            nn.init.zeros_(self.box_embedding.bias)
-
-    def forward(
-        self,
-        levels: Sequence[Tensor],
-        boxes_R4: Tensor,
-        image_index_R: Tensor,
+        regions: Regions,
         project: Callable[[Tensor], Tensor],
     ) -> Tensor:
         """Encode regions.
 
         Args:
-            levels: maps (B, C_l, H_l, W_l).
-            boxes_R4: xyxy, fractions of the input square, 0 to 1.
-            image_index_R: index into the batch.
+            levels: maps (B, C_l, H_l, W_l) of the same pictures.
+            regions: of all the pictures.
             project: the image projector, (..., C) to (..., D).
 
         Returns:
-            (R, k*k, D), cells row by row.
+            (R, K, D). Without regions it is empty and hangs on all that learns, with gradients of
+            0: every process takes part in every step.
         """
-        cells_RKC = pool_regions(levels, boxes_R4, image_index_R, self.grid)
-        correction = self.fc_out(F.gelu(self.fc_in(self.norm(cells_RKC))))
-        tokens_RKD: Tensor = project(cells_RKC) + correction + self.cell_embedding
-        if self.box_embedding is not None:
-            features = self._box_features(boxes_R4).to(self.box_embedding.weight.dtype)
-            tokens_RKD = tokens_RKD + self.box_embedding(features)[:, None]
-        return tokens_RKD
+        ...
 
-    def _box_features(self, boxes_R4: Tensor) -> Tensor:
-        """Centre and size, each with sines and cosines."""
-        boxes = boxes_R4.float()
-        centre_size = torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], 1)
-        powers = torch.arange(self._FREQUENCIES, device=boxes.device, dtype=torch.float32)
-        angles = (centre_size[:, :, None] * torch.pi * 2.0**powers).flatten(1)
-        return torch.cat([centre_size, angles.sin(), angles.cos()], dim=1)
+    def reset_parameters(self) -> None:
+        """Give all weights new values."""
+        ...
 
 
-ENCODERS = {"replay": ReplayEncoder}
+def build_encoder(config: "RoikitConfig", channels: tuple[int, ...]) -> nn.Module:
+    """Build the region encoder of a configuration.
 
-
-def check_encoder(name: str) -> None:
-    """Refuse an encoder that cannot be built; nothing is read or fetched for it.
-
-    Raises:
-        UsageError: an unknown name, or the reference's, which is not built yet.
-    """
-    if name == "gpt4roi":
-        raise UsageError(
-            "model.region_encoder: `gpt4roi`, the reference's pyramid, is not built yet, so this "
-            "recipe cannot start",
-            hint="`--recipe base` trains with the encoder `replay`",
-        )
-    if name not in ENCODERS:
-        raise UsageError(
-            f"model.region_encoder: expected one of {', '.join(ENCODERS)}, got `{name}`"
-        )
-
-
-def build_encoder(
-    name: str, *, in_channels: int, width: int, grid: int, box_embedding: bool
-) -> ReplayEncoder:
-    """Build a region encoder by name.
+    Args:
+        config: the model's.
+        channels: of each feature level.
 
     Raises:
         UsageError: an unknown name.
     """
-    check_encoder(name)
-    return ENCODERS[name](in_channels, width, grid, box_embedding)
+    name, width = config.region_encoder, config.text_config.hidden_size
+    if name == "replay":
+        return ReplayEncoder(
+            sum(channels),
+            width,
+            config.region_grid,
+            roi_size=config.roi_size,
+            box_embedding=config.box_embedding,
+        )
+    if name == "text":
+        return nn.Identity()
+    raise UsageError(f"model.region_encoder: `{name}` is unknown")
+
+
+def hang_on(empty: Tensor, module: nn.Module) -> Tensor:
+    """Return an empty tensor that hangs on all of a module's parameters, with gradients of 0.
+
+    Args:
+        empty: without elements.
+        module: whose parameters every process must use in every step.
+    """
+    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in learning:
+        # no element of it is read, so that this costs nothing
+        empty = empty + parameter.flatten()[:0].sum().to(empty.dtype)
+    return empty

@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 
-from roikit.config import ModelRecipe
+from roikit.config import ModelRecipe, check_model
 from roikit.errors import UsageError
 from roikit.model.build import package_config, plain_vision, scratch_config
 from roikit.model.configuration import RoikitConfig
 from roikit.model.modeling import RoikitForConditionalGeneration
-from roikit.model.regions import check_encoder
 
 #: Configurations of published models. Source: their `config.json`; a test counts the parameters.
 PUBLISHED: dict[str, dict[str, Any]] = {
@@ -80,18 +79,11 @@ def build_skeleton(recipe: ModelRecipe) -> RoikitForConditionalGeneration:
     become, and the two placeholders may add a row to any other.
 
     Raises:
-        UsageError: a part that is not known here and cannot be fetched, or an encoder not built.
+        UsageError: a part that is not known here and cannot be fetched, or a value that cannot be.
     """
-    check_encoder(recipe.region_encoder)
-    config = RoikitConfig(
-        vision=_vision(recipe),
-        text_config=_text_config(recipe),
-        region_encoder=recipe.region_encoder,
-        region_grid=recipe.region_grid,
-        box_embedding=recipe.box_embedding,
-        image_embedding=recipe.image_embedding,
-        image_size=recipe.image_size,
-        image_grid=recipe.image_grid,
+    check_model(recipe)
+    config = RoikitConfig.from_recipe(
+        recipe, vision=_vision(recipe), text_config=_text_config(recipe)
     )
     with torch.device("meta"):
         return RoikitForConditionalGeneration(config)

@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AttentionInterface
 
 from roikit.model.modeling import RoikitForConditionalGeneration
+from roikit.model.regions import Regions
 from roikit.train.parallel import decoder_layers
 
 _ATTENTION = "roikit-footprint"
@@ -117,12 +118,13 @@ def _forward(
     def empty(*sizes: int, of: torch.dtype = dtype) -> Tensor:
         return torch.empty(sizes, dtype=of, device="meta")
 
-    levels = model.vision_tower(empty(shape.pictures, 3, config.image_size, config.image_size))
+    levels = model.feature_levels(empty(shape.pictures, 3, config.image_size, config.image_size))
     features = [model.image_features(levels).flatten(0, 1)]
     if shape.regions:
         index = empty(shape.regions, of=torch.long)
         boxes = empty(shape.regions, 4, of=torch.float32)
-        features.append(model.region_encoder(levels, boxes, index, model.projector).flatten(0, 1))
+        regions = Regions(boxes_R4=boxes, image_index_R=index)
+        features.append(model.region_encoder(levels, regions, model.projector).flatten(0, 1))
     # placeholders are embedded like words and replaced: here features simply come first
     words_BTD = model.get_input_embeddings()(empty(shape.rows, shape.tokens, of=torch.long))
     placed = torch.cat([f.to(dtype) for f in features])[: shape.rows * shape.tokens]

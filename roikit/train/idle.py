@@ -4,6 +4,7 @@ import torch
 
 from roikit.batch import Batch, Row, collate
 from roikit.model.processing import RoikitProcessor
+from roikit.views import View
 
 
 def idle_batch(processor: RoikitProcessor) -> Batch:
@@ -17,8 +18,10 @@ def idle_batch(processor: RoikitProcessor) -> Batch:
     row = Row(
         input_ids=places,
         labels=[-100] * len(places),
-        pixels_3SS=torch.zeros(3, side, side, dtype=torch.uint8),
-        boxes_R4=torch.tensor([[0.0, 0.0, 1.0, 1.0]]),
+        view=View(
+            pixels_3SS=torch.zeros(3, side, side, dtype=torch.uint8),
+            boxes_R4=torch.tensor([[0.0, 0.0, 1.0, 1.0]]),
+        ),
         key="idle",
     )
     return collate([[row]], pad_token_id=processor.pad_token_id)

@@ -48,7 +48,9 @@ def content(feedings: list[Feeding]) -> list[Any]:
     """What a step's batches hold on all ranks together: each conversation's tokens and boxes."""
     found = []
     for batch in (b for feeding in feedings for b in feeding.batches if b is not None):
-        boxes = [batch.region_boxes[batch.region_image_index == i] for i in range(len(batch.keys))]
+        boxes = [
+            batch.views.boxes_R4[batch.views.image_index_R == i] for i in range(len(batch.keys))
+        ]
         places = [
             (row, start) for row in range(len(batch.input_ids)) for start in starts_of(batch, row)
         ]

@@ -23,7 +23,7 @@ def test_what_is_too_long_together_is_asked_one_by_one(built: Any) -> None:
     together, alone = rows[1.0], rows[0.0]
     assert together is not None
     assert alone is not None
-    assert len(together.boxes_R4) == len(alone.boxes_R4) == 2
+    assert len(together.view.boxes_R4) == len(alone.view.boxes_R4) == 2
     assert together.input_ids != alone.input_ids
     limit = len(together.input_ids) - 1
     shorter = encode_example(example, built.processor, max_tokens=limit, asked_together=1.0)
@@ -35,10 +35,10 @@ def test_too_long_a_dialogue_loses_whole_exchanges_and_their_boxes(built: Any) -
     example = make_example(0)
     whole = encode_example(example, built.processor, max_tokens=500)
     assert whole is not None
-    assert len(whole.boxes_R4) == 2
+    assert len(whole.view.boxes_R4) == 2
     shorter = encode_example(example, built.processor, max_tokens=len(whole.input_ids) - 1)
     assert shorter is not None
-    assert len(shorter.boxes_R4) == 1
+    assert len(shorter.view.boxes_R4) == 1
     places = built.processor.num_region_tokens
     assert shorter.input_ids.count(built.processor.region_token_id) == places
     assert encode_example(example, built.processor, max_tokens=10) is None
@@ -57,7 +57,7 @@ def test_padding_is_neither_attended_nor_learned(built: Any) -> None:
         batch.input_ids.shape[1] - length
     )
     assert (batch.labels[0, length:] == -100).all()
-    assert batch.region_image_index.tolist() == [0, 1, 1]
+    assert batch.views.image_index_R.tolist() == [0, 1, 1]
     assert batch.num_tokens == length + len(rows[1].input_ids)
     assert batch.num_labels == int((batch.labels != -100).sum())
     assert batch.position_ids is None
@@ -83,9 +83,7 @@ def test_conversations_that_share_a_row_see_themselves_alone(built: Any) -> None
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,
             position_ids=batch.position_ids,
-            pixel_values=built.processor.normalise(batch.pixels),
-            region_boxes=batch.region_boxes,
-            region_image_index=batch.region_image_index,
+            **batch.views.model_inputs(built.processor.normalise),
             labels=batch.labels,
             use_cache=False,
         )
@@ -108,7 +106,7 @@ def test_boxes_travel_in_the_order_of_their_tokens(built: Any) -> None:
     )
     assert row is not None
     assert torch.allclose(
-        row.boxes_R4, torch.tensor([[0.5, 0, 1, 1], [0, 0, 0.5, 1]], dtype=torch.float32)
+        row.view.boxes_R4, torch.tensor([[0.5, 0, 1, 1], [0, 0, 0.5, 1]], dtype=torch.float32)
     )
 
 
@@ -130,10 +128,10 @@ def pictured(key: str = "toy-train-000000000") -> Any:
 
 
 def left_is_red(row: Any) -> bool:
-    side = row.pixels_3SS.shape[1]
-    x0, y0, x1, y1 = (row.boxes_R4[0] * side).round().int().tolist()
+    side = row.view.pixels_3SS.shape[1]
+    x0, y0, x1, y1 = (row.view.boxes_R4[0] * side).round().int().tolist()
     middle = (x0 + x1) // 2
-    box = row.pixels_3SS[1, y0 + 1 : y1 - 1].float()
+    box = row.view.pixels_3SS[1, y0 + 1 : y1 - 1].float()
     left, right = box[:, x0 + 1 : middle - 1].mean(), box[:, middle + 1 : x1 - 1].mean()
     assert min(left, right) < 60 < 140 < max(left, right)
     return bool(left < right)
@@ -185,7 +183,7 @@ def test_draws_depend_on_the_place_in_the_run_and_not_on_the_epoch(built: Any) -
         example = msgspec.structs.replace(pictured(), **changes)
         row = encode_example(example, built.processor, seed=seed, **settings)
         assert row is not None
-        return row.pixels_3SS
+        return row.view.pixels_3SS
 
     assert torch.equal(encoded(), encoded(epoch=3, position=7, source="other"))
     for change in ({"seed": 1}, {"ordinal": 1}, {"passes": 1}):

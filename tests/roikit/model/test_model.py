@@ -20,7 +20,9 @@ from roikit.model.generate import (
     stream_answer,
 )
 from roikit.model.projector import Projector
-from roikit.model.regions import ReplayEncoder, pool_regions
+from roikit.model.regions import Regions
+from roikit.model.replay import ReplayEncoder
+from roikit.model.roi_align import pool_regions
 from roikit.model.vision import EfficientNetLiteTower, PlainTower, VitTower
 from roikit.prompt import IMAGE_TOKEN, Prompt, render
 from roikit.sample import Region, Turn
@@ -86,6 +88,10 @@ def test_too_long_a_chat_loses_its_oldest_exchanges_and_keeps_its_regions(
         processor.encode_prompt(prompt, max_tokens=len(last.input_ids) - 1)
 
 
+def regions_of(inputs: dict[str, torch.Tensor]) -> Regions:
+    return Regions(boxes_R4=inputs["region_boxes"], image_index_R=inputs["region_image_index"])
+
+
 def test_swapped_boxes_swap_region_features(loaded: LoadedModel) -> None:
     prompt = make_prompt("<region1> <region2>")
     swapped = replace(prompt, regions=prompt.regions[::-1])
@@ -93,10 +99,7 @@ def test_swapped_boxes_swap_region_features(loaded: LoadedModel) -> None:
     assert torch.equal(first["region_boxes"], second["region_boxes"].flip(0))
     model = loaded.model
     levels = model.vision_tower(first["pixel_values"])
-    tokens = [
-        model.region_encoder(levels, x["region_boxes"], x["region_image_index"], model.projector)
-        for x in (first, second)
-    ]
+    tokens = [model.region_encoder(levels, regions_of(x), model.projector) for x in (first, second)]
     assert torch.allclose(tokens[0], tokens[1].flip(0))
     assert not torch.allclose(tokens[0][0], tokens[0][1])
 
@@ -105,9 +108,9 @@ def test_a_region_starts_as_the_projectors_view_of_its_cells(loaded: LoadedModel
     inputs = loaded.processor([make_prompt("<region1> <region2>")])
     model = loaded.model
     levels = model.vision_tower(inputs["pixel_values"])
-    boxes, index = inputs["region_boxes"], inputs["region_image_index"]
-    cells = pool_regions(levels, boxes, index, 2)
-    tokens = model.region_encoder(levels, boxes, index, model.projector)
+    regions = regions_of(inputs)
+    cells = pool_regions(levels, regions, 2)
+    tokens = model.region_encoder(levels, regions, model.projector)
     assert torch.allclose(tokens, model.projector(cells), atol=1e-6)
 
 
@@ -125,7 +128,8 @@ def test_pooling_reads_the_cells_of_the_box() -> None:
     # a map that holds its own x coordinate: the mean of a cell is the cell's centre
     level = (torch.arange(8.0) + 0.5).expand(1, 1, 8, 8)
     boxes = torch.tensor([[0.25, 0.25, 0.75, 0.75]])
-    cells = pool_regions([level, level * 2], boxes, torch.tensor([0]), 2)
+    regions = Regions(boxes_R4=boxes, image_index_R=torch.tensor([0]))
+    cells = pool_regions([level, level * 2], regions, 2)
     assert cells.shape == (1, 4, 2)
     assert cells[0, :, 0].tolist() == pytest.approx([3, 5, 3, 5])
     assert cells[0, :, 1].tolist() == pytest.approx([6, 10, 6, 10])
@@ -212,7 +216,8 @@ def test_pad_and_squash_place_boxes_with_the_picture(loaded: LoadedModel) -> Non
         processor = type(loaded.processor)(
             loaded.processor.tokenizer, image_size=32, image_mode=mode, image_mean=(0, 0, 0)
         )
-        pixels, boxes = processor.transform(image, [[10, 5, 30, 15]])
+        view = processor.view(image, [[10, 5, 30, 15]])
+        pixels, boxes = view.pixels_3SS, view.boxes_R4
         rows, columns = np.nonzero(pixels[0].numpy() > 127)
         seen = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
         assert (boxes[0] * 32).tolist() == pytest.approx(seen, abs=1)
@@ -277,7 +282,7 @@ def test_any_hugging_face_vit_and_language_model_fit(tmp_path: Path) -> None:
 def test_wrong_parts_are_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"model\.vision: `no/such/tower` is neither"):
         build_model(replace(TINY, vision="no/such/tower"), texts=TEXTS)
-    with pytest.raises(UsageError, match="region_encoder: expected one of replay"):
+    with pytest.raises(UsageError, match="region_encoder: expected `replay`, `pooled`"):
         build_model(replace(TINY, region_encoder="magic"), texts=TEXTS)
     with pytest.raises(UsageError, match="expected a model"):
         load_model(tmp_path)

@@ -11,6 +11,7 @@ from transformers import SiglipConfig, SiglipModel
 from roikit.config import load_recipe
 from roikit.errors import UsageError
 from roikit.model.build import build_model
+from roikit.model.regions import Regions
 from roikit.model.skeleton import PUBLISHED, build_skeleton
 from tests.roikit.conftest import TEXTS, TINY
 
@@ -48,10 +49,12 @@ def test_base_has_the_shapes_that_its_recipe_promises() -> None:
     assert level.shape == (2, 1152, 24, 24)
     tokens = model.image_features([level])
     assert tokens.shape == (2, 144, 2048)
-    boxes = torch.empty(3, 4, device="meta")
-    index = torch.zeros(3, dtype=torch.long, device="meta")
-    regions = model.region_encoder([level], boxes, index, model.projector)
-    assert regions.shape == (3, 9, 2048)
+    regions = Regions(
+        boxes_R4=torch.empty(3, 4, device="meta"),
+        image_index_R=torch.zeros(3, dtype=torch.long, device="meta"),
+    )
+    tokens = model.region_encoder([level], regions, model.projector)
+    assert tokens.shape == (3, 9, 2048)
     assert count(model) / 1e9 == pytest.approx(2.162, rel=1e-3)
 
 
@@ -61,12 +64,6 @@ def test_a_skeleton_has_the_built_models_shapes() -> None:
     skeleton = build_skeleton(replace(TINY, vocabulary=words))
     shapes = {name: p.shape for name, p in built.named_parameters()}
     assert {name: p.shape for name, p in skeleton.named_parameters()} == shapes
-
-
-def test_the_references_encoder_is_refused_in_one_line() -> None:
-    recipe = load_recipe("gpt4roi-7b", stage="stage1").model
-    with pytest.raises(UsageError, match="`gpt4roi`, the reference's pyramid, is not built yet"):
-        build_skeleton(recipe)
 
 
 @pytest.mark.parametrize("part", ["vision", "language"])

@@ -28,9 +28,9 @@ def read(source: ToySource, built: Any, **how: Any) -> list[Feeding]:
 def content(feeding: Feeding) -> list[Any]:
     batches = [batch for batch in feeding.batches if batch is not None]
     tensors = [
-        getattr(b, n).tolist()
+        tensor.tolist()
         for b in batches
-        for n in ("input_ids", "labels", "region_boxes", "pixels")
+        for tensor in (b.input_ids, b.labels, b.views.boxes_R4, b.views.pixels_N3SS)
     ]
     return [feeding.state, feeding.epoch, feeding.skipped, [b.keys for b in batches], *tensors]
 
