@@ -133,9 +133,7 @@ def _pretrained_tokenizer(language: str) -> Any:
         raise _not_to_be_had("model.language", language, ("scratch", "smollm2-135m")) from error
 
 
-def generation_defaults(
-    generation: GenerationConfig, tokenizer: Any, speech: ChatFormat
-) -> None:
+def generation_defaults(generation: GenerationConfig, tokenizer: Any, speech: ChatFormat) -> None:
     """Decode greedily up to the end of the assistant's turn, in place."""
     generation.bos_token_id = tokenizer.bos_token_id
     generation.eos_token_id = tokenizer.eos_token_id

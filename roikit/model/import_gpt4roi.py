@@ -353,9 +353,10 @@ def _tokenizer(
     # A plain class keeps that when it is loaded again; LLaMA's own sets it up anew.
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,
-        bos_token=loaded.bos_token,
-        eos_token=loaded.eos_token,
-        unk_token=loaded.unk_token,
+        # LLaMA's first conversions for Hugging Face left these names empty
+        bos_token=loaded.bos_token or "<s>",
+        eos_token=loaded.eos_token or "</s>",
+        unk_token=loaded.unk_token or "<unk>",
     )
     set_format(tokenizer, _format_name(speech))
     found = {token: tokenizer.convert_tokens_to_ids(token) for token in speech.tokens}

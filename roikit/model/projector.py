@@ -73,7 +73,7 @@ def load_projector_weights(projector: Projector, file: Path) -> None:
     if not file.is_file():
         raise UsageError(
             f"{where}: no such file",
-            hint="LLaVA's projectors are at huggingface.co/liuhaotian/LLaVA-Pretrained-Projectors "
+            hint="LLaVA's are at huggingface.co/liuhaotian/LLaVA-Pretrained-Projectors "
             "(docs/gpt4roi.md); name yours with --set model.projector_weights=FILE",
         )
     held = _read_tensors(file, where)

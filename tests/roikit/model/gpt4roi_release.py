@@ -4,6 +4,7 @@ LLaMA of two layers with a tokenizer of LLaMA's kind, CLIP of 24 layers and 64 c
 between them.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +101,10 @@ def random(
     }
 
 
+def zeros(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    return {name: torch.zeros(shape, dtype=torch.float16) for name, shape in shapes.items()}
+
+
 def write_clip(folder: Path) -> None:
     torch.manual_seed(3)
     config = CLIPVisionConfig(
@@ -135,8 +140,6 @@ def write_llama(folder: Path, tensors: Mapping[str, Tensor], *, width: int = WID
     for file, held in halves.items():
         torch.save({name: tensors[name] for name in held}, folder / file)
     weight_map = {name: file for file, held in halves.items() for name in held}
-    import json
-
     index = {"metadata": {}, "weight_map": weight_map}
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
 

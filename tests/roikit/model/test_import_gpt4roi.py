@@ -62,9 +62,7 @@ def prompt(text: str = "What is <region1>, left of <region2>? And <region1>?") -
 # --- the weights ---
 
 
-def test_every_tensor_is_the_sum_or_the_copy_it_should_be(
-    release: Release, imported: Path
-) -> None:
+def test_every_tensor_is_the_sum_or_the_copy_it_should_be(release: Release, imported: Path) -> None:
     found = weights(imported)
     old = len(release.bases["lm_head.weight"])
     shared = [name for name in release.bases if "inv_freq" not in name]
@@ -162,7 +160,7 @@ def test_a_base_of_another_size_is_refused(release: Release, tmp_path: Path) -> 
     rows = len(made.tokenizer())
     shapes = made.language_shapes(rows, width=16, layers=3, inner=24)
     made.write_llama(tmp_path / "b", made.random(shapes, 5, torch.float16), width=16)
-    with pytest.raises(UsageError, match="of another shape: .* and [0-9]+ more"):
+    with pytest.raises(UsageError, match=r"of another shape: .* and [0-9]+ more"):
         plan(replace(release, base=tmp_path / "b"))
 
 
@@ -180,14 +178,14 @@ def test_a_checkpoint_with_a_file_missing_or_damaged_is_refused(
 ) -> None:
     shutil.copytree(release.base, tmp_path / "b")
     (tmp_path / "b" / "b.bin").write_text("version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(UsageError, match="b.bin: cannot be read"):
+    with pytest.raises(UsageError, match=r"b\.bin: cannot be read"):
         plan(replace(release, base=tmp_path / "b"))
     (tmp_path / "b" / "b.bin").unlink()
     with pytest.raises(UsageError, match="1 of 2 files of the checkpoint are missing"):
         plan(replace(release, base=tmp_path / "b"))
     with pytest.raises(UsageError, match="expected a checkpoint"):
         plan(replace(release, base=tmp_path))
-    with pytest.raises(UsageError, match="--delta .*: expected a folder, found nothing"):
+    with pytest.raises(UsageError, match=r"--delta .*: expected a folder, found nothing"):
         plan(replace(release, delta=tmp_path / "no"))
 
 
@@ -348,17 +346,16 @@ def test_a_fresh_process_loads_it_by_the_auto_classes_and_generates_the_same(
     assert json.loads(done.stdout) == here[0, inputs["input_ids"].shape[1] :].tolist()
 
 
-def test_memory_stays_far_below_the_model(tmp_path: Path) -> None:
-    """A release of 430 MB, most of it in tensors of up to 26 MB, in files of 100 MB."""
+def test_memory_stays_far_below_the_model_and_a_file(tmp_path: Path) -> None:
+    """A release of 190 MB in tensors of up to 6 MB, to be written in files of 100 MB."""
     rows, width = len(made.tokenizer()), 1024
-    base = made.random(made.language_shapes(rows, width, 14, 3072), 1, torch.float16)
-    shapes = made.language_shapes(rows + 6, width, 14, 3072) | made.projector_shapes(width)
+    base = made.zeros(made.language_shapes(rows, width, 7, 3072))
+    shapes = made.language_shapes(rows + 6, width, 7, 3072) | made.projector_shapes(width)
     shapes |= {f"model.spi_module.{n}": s for n, s in made.region_shapes(width).items()}
-    delta = made.random(shapes, 2, torch.float16)
     made.write_llama(tmp_path / "llama", base, width=width)
     made.write_clip(tmp_path / "clip")
     (tmp_path / "delta").mkdir()
-    torch.save(delta, tmp_path / "delta" / "pytorch_model.bin")
+    torch.save(made.zeros(shapes), tmp_path / "delta" / "pytorch_model.bin")
     script = (
         "import resource, sys; from pathlib import Path;"
         "from roikit.model.import_gpt4roi import plan_import, write_import;"
@@ -371,5 +368,5 @@ def test_memory_stays_far_below_the_model(tmp_path: Path) -> None:
         [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True
     )
     num_bytes, grown = map(int, done.stdout.split())
-    assert num_bytes > 350_000_000
-    assert grown < 110_000_000
+    assert num_bytes > 180_000_000
+    assert grown < 80_000_000, f"{grown:,} bytes for files of 100 MB"
