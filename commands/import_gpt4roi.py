@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from commands.options import Dtype, Json, Overwrite
+from commands.options import Json, Overwrite
 from commands.quiet import quiet_transformers
 from roikit.errors import UsageError
 
@@ -22,7 +22,10 @@ def import_gpt4roi(
     vision: Annotated[
         str, typer.Option(help="Folder or hub name of CLIP ViT-L/14.")
     ] = "openai/clip-vit-large-patch14",
-    dtype: Annotated[Dtype, typer.Option(show_default="auto, the delta's")] = "auto",
+    dtype: Annotated[
+        str,
+        typer.Option(help="auto, fp32, bf16 or fp16.", show_default="auto, the delta's"),
+    ] = "auto",
     max_shard_size: Annotated[
         str, typer.Option(metavar="SIZE", help="Largest file of weights, e.g. 500MB.")
     ] = "2GB",
