@@ -25,12 +25,12 @@ CHATML = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
-#: How GPT4RoI was trained to speak. The `###` that ends a turn opens the next one. Messages keep our
-#: placeholders; here they become its words and tokens.
+#: How GPT4RoI was trained to speak. The `###` that ends a turn opens the next one. Messages keep
+#: our placeholders; here they become its words and tokens.
 #: Source: GPT4RoI `gpt4roi/train/train.py`, `preprocess`; `gpt4roi/app.py` for the sentence around
 #: the picture; LLaVA `llava/conversation.py`, `conv_v1_2`, for the system sentence. Deviation: the
-#: loss does not fall on the words ` Assistant:`, which the prompt gives here, and the last `###` has
-#: no blank behind it.
+#: loss does not fall on the words ` Assistant:`, which the prompt gives here, and the last `###`
+#: has no blank behind it.
 VICUNA_V0 = (
     "{{ bos_token }}"
     "A chat between a curious human and an artificial intelligence assistant. "

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from pipelines.token_counts import TokenizerCounter, introduced_text
 from roikit.config import Recipe, load_recipe
 from roikit.errors import RoikitError, UsageError
 from roikit.model.build import build_model
@@ -146,3 +147,11 @@ def test_a_format_that_does_not_exist_is_refused(parts: Path) -> None:
     with pytest.raises(UsageError, match="`vicuna`: no such file or format") as caught:
         build_model(recipe(parts, "stage1", **{"model.chat_template": "vicuna"}).model)
     assert "vicuna-v0" in str(caught.value.hint)
+
+
+def test_lengths_are_counted_in_the_formats_tokens(parts: Path) -> None:
+    processor = build_model(recipe(parts, "stage1").model).processor
+    counter = TokenizerCounter(processor.tokenizer)
+    introduced, plain = counter.count([f"x {introduced_text(1)}", "x region1"])
+    assert introduced == plain + 1
+    assert "<im_start><im_patch><im_end>" in counter.frame.head
