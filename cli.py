@@ -17,6 +17,7 @@ from commands import (
     datasets,
     evaluate,
     export,
+    import_gpt4roi,
     label,
     leaks,
     look,
@@ -91,5 +92,6 @@ app.command(rich_help_panel=TRAINING)(ablate.ablate)
 app.command("eval", rich_help_panel=USE)(evaluate.evaluate)
 app.command(rich_help_panel=USE)(evaluate.report)
 app.command(rich_help_panel=USE)(chat.chat)
+app.command(rich_help_panel=USE)(import_gpt4roi.import_gpt4roi)
 app.command(rich_help_panel=ELSE)(machine.demo)
 app.command(rich_help_panel=ELSE)(machine.doctor)

@@ -82,7 +82,7 @@ class TokenizerCounter:
     """Counts with a tokenizer.
 
     Args:
-        tokenizer: fast, with a chat template and the two placeholder tokens, as a processor's is.
+        tokenizer: fast, with a chat template and the two placeholders' tokens, as a processor's is.
     """
 
     is_estimate = False
@@ -90,13 +90,15 @@ class TokenizerCounter:
     def __init__(self, tokenizer: Any) -> None:
         self._backend = tokenizer.backend_tokenizer
         self.frame = _frame(tokenizer)
+        self._region = _region(tokenizer)
         digest = hashlib.sha256(self._backend.to_str().encode())
         digest.update(repr(self.frame).encode())
         self.fingerprint = digest.hexdigest()[:16]
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Return what each text takes."""
-        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        written = [text.replace(REGION_TOKEN, self._region) for text in texts]
+        encodings = self._backend.encode_batch_fast(written, add_special_tokens=False)
         return [len(encoding) for encoding in encodings]
 
 
@@ -107,6 +109,13 @@ def _frame(tokenizer: Any) -> Frame:
     rendered = tokenizer.apply_chat_template(messages, tokenize=False)
     head, answer, question, _, tail = re.split("|".join(_SAID), rendered)
     return Frame(head=head, question=question, answer=answer, tail=tail)
+
+
+def _region(tokenizer: Any) -> str:
+    """What the template makes of a region's placeholder: some formats have a name of their own."""
+    message = {"role": "user", "content": f"{_SAID[0]}{REGION_TOKEN}{_SAID[1]}"}
+    rendered: str = tokenizer.apply_chat_template([message], tokenize=False)
+    return re.split("|".join(_SAID), rendered)[1]
 
 
 def name_counts(counter: TokenCounter, most: int) -> list[int]:

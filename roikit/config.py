@@ -104,7 +104,9 @@ class ModelRecipe:
     vocabulary: int = (
         4096  #: of `scratch`: largest number of tokens to learn from the training text
     )
-    chat_template: str = ""  #: file with a marked template, for tokenizers whose own is unknown
+    chat_template: str = (
+        ""  #: file with a marked template, or `vicuna-v0`; empty: the tokenizer's own
+    )
     projector: Literal["mlp", "linear"] = "mlp"  #: of image cells: `mlp`, or one `linear` layer
     projector_weights: str = ""  #: file with a finished projector, as LLaVA's `mm_projector.bin`
     levels: tuple[int, ...] = ()  #: of the tower's feature levels, those that are used; empty: all

