@@ -20,7 +20,7 @@ ROOT_COMMAND = typer.main.get_command(cli.app)
 
 
 def roikit_lines(page: str) -> Iterator[list[str]]:
-    """The arguments of every `roikit` call in the page's blocks of commands and between backticks."""
+    """The arguments of every `roikit` call, in blocks of commands and between backticks."""
     blocks = re.findall(r"^```bash\n(.*?)^```", page, re.S | re.M)
     text = re.sub(r"^```.*?^```", "", page, flags=re.S | re.M)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
@@ -65,6 +65,9 @@ def test_every_line_parses_and_names_what_exists(line: tuple[str, ...]) -> None:
         assert given["name"] in BENCHMARKS
     if command in ("train", "mix explain"):
         stage = getattr(given["stage"], "value", given["stage"])
-        recipe = load_recipe(given["recipe"], stage=stage, overrides=given["settings"] or ())
+        name = given["recipe"]
+        if name.startswith("runs/"):  # a run's own, here always one of this recipe
+            name = "gpt4roi-7b"
+        recipe = load_recipe(name, stage=stage, overrides=given["settings"] or ())
         for entry in parse_mix(given["mix"] or recipe.run.mix):
             assert entry.dataset in DATASETS, entry
