@@ -14,6 +14,8 @@ from roikit.model.skeleton import build_skeleton
 from roikit.train.estimate import (
     GIB,
     Conversations,
+    MicroBatches,
+    Sizes,
     advise,
     attach_adapters,
     measure_sizes,
