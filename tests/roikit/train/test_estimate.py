@@ -141,10 +141,11 @@ def test_the_references_size_and_operations_are_counted(stage: str) -> None:
     weights = 300 * 6.6e9
     assert none.typical.flops > (2 if stage == "stage1" else 6) * weights
     assert one.typical.flops > (4 if stage == "stage1" else 6) * weights
-    # the fusion's four 3 x 3 rounds after the first on 128, 64, 32 and 16 cells a side, both ways
+    # the fusion's four 3 x 3 rounds after the first, both ways: at least each level's own half of
+    # the channels at its full size, 128, 64, 32 and 16 cells a side
     cells = 128**2 + 64**2 + 32**2 + 16**2
     pyramid = one.typical.flops - none.typical.flops
-    assert pyramid > 0.9 * 3 * 2 * 4 * cells * 9 * 1024**2
+    assert pyramid > 3 * 2 * 4 * cells * 9 * 512 * 1024
 
 
 def test_muon_keeps_one_moment_of_its_matrices() -> None:
