@@ -8,12 +8,14 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from roikit.config import ModelRecipe, Recipe, StageRecipe
+from roikit.config import ModelRecipe, Recipe, StageRecipe, load_recipe
 from roikit.model.build import build_model
 from roikit.model.skeleton import build_skeleton
 from roikit.train.estimate import (
     GIB,
     Conversations,
+    MicroBatches,
+    Sizes,
     advise,
     attach_adapters,
     measure_sizes,
@@ -118,6 +120,32 @@ def test_frozen_parts_cost_no_gradients_and_moments() -> None:
     assert first.total == pytest.approx(
         sum(getattr(first, name) for name in first.__slots__)  # nothing is forgotten
     )
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_the_references_size_and_operations_are_counted(stage: str) -> None:
+    recipe = load_recipe("gpt4roi-7b", stage=stage)
+
+    def sizes(regions: int) -> Sizes:
+        rows = Rows(pictures=1, rows=1, tokens=300, label_columns=40, regions=regions)
+        batches = MicroBatches(count=1, typical=rows, fullest=rows, padding=0.0)
+        return measure_sizes(recipe.model, recipe.run, batches)
+
+    none, one = sizes(0), sizes(1)
+    parameters = {part.name: part.parameters for part in one.parts}
+    assert round(parameters["region_encoder"] / 1e6, 1) == 299.1
+    assert parameters["projector"] == 1024 * 4096 + 4096
+    assert one.learning == none.learning < one.parameters
+    # the language model passes gradient on to regions even where it rests: four operations a weight
+    # and token, six where it learns
+    weights = 300 * 6.6e9
+    assert none.typical.flops > (2 if stage == "stage1" else 6) * weights
+    assert one.typical.flops > (4 if stage == "stage1" else 6) * weights
+    # the fusion's four 3 x 3 rounds after the first, both ways: at least each level's own half of
+    # the channels at its full size, 128, 64, 32 and 16 cells a side
+    cells = 128**2 + 64**2 + 32**2 + 16**2
+    pyramid = one.typical.flops - none.typical.flops
+    assert pyramid > 3 * 2 * 4 * cells * 9 * 512 * 1024
 
 
 def test_muon_keeps_one_moment_of_its_matrices() -> None:
