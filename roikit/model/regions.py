@@ -87,6 +87,16 @@ def build_encoder(config: "RoikitConfig", channels: tuple[int, ...]) -> nn.Modul
             roi_size=config.roi_size,
             box_embedding=config.box_embedding,
         )
+    if name == "gpt4roi":
+        from roikit.model.gpt4roi import Gpt4RoiEncoder
+
+        return Gpt4RoiEncoder(
+            channels,
+            width,
+            inner_width=config.region_width or channels[-1],
+            roi_size=config.roi_size or 14,
+            box_embedding=config.box_embedding,
+        )
     if name == "text":
         return nn.Identity()
     raise UsageError(f"model.region_encoder: `{name}` is unknown")
