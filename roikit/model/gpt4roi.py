@@ -9,7 +9,6 @@ Shape suffixes: B batch, C channels, D language model's width, R regions of the 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -48,10 +47,10 @@ class Gpt4RoiEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.times = LEVELS if len(channels) == 1 else 1
-        channels = [*channels] * self.times
-        self.mlvl_fuse = PyramidFusion(channels, inner_width)
+        self.channels = tuple(channels) * self.times
+        self.mlvl_fuse = PyramidFusion(self.channels, inner_width)
         self.roi_align = RegionHead(
-            num_levels=len(channels),
+            num_levels=len(self.channels),
             inner_width=inner_width,
             width=width,
             roi_size=roi_size,

@@ -1,8 +1,8 @@
 """The reference's pyramid: maps of a tower in, four maps from fine to coarse out, each mixed.
 
-Source: GPT4RoI's released code (`mlvl_fuse`): each level is resized bilinearly (align_corners), gets
-two coordinate channels and a 1x1 convolution, and then five rounds of a 3x3 convolution over half
-of its own channels, a quarter of the coarser level's and a quarter of the finer level's.
+Source: GPT4RoI's released code (`mlvl_fuse`): each level is resized bilinearly (align_corners) and
+gets two coordinate channels and a 1x1 convolution; then come five rounds of a 3x3 convolution over
+half of its own channels, a quarter of the coarser level's and a quarter of the finer level's.
 
 The same numbers are made here with about two thirds of the arithmetic. Resizing is linear and does
 to each channel the same, so it commutes with what mixes channels:

@@ -63,7 +63,7 @@ def pool_regions(
 def _sums(
     level: Tensor, boxes_R4: Tensor, image_index_R: Tensor, cells: int, shares_R1SS: Tensor | None
 ) -> Tensor:
-    """Features (R, C, cells, cells), float32 or more, channels-last; with shares, not normalised."""
+    """Weighted sums (R, C, cells, cells), float32 or more, channels-last in memory."""
     channels, height, width = level.shape[1:]
     columns, column_weights = _along(boxes_R4[:, 0] * width, boxes_R4[:, 2] * width, cells, width)
     rows, row_weights = _along(boxes_R4[:, 1] * height, boxes_R4[:, 3] * height, cells, height)
