@@ -85,7 +85,7 @@ class PyramidFusion(nn.Module):
         height, width = min((tuple(each.shape[-2:]) for each in maps), key=math.prod)
         levels = []
         for i, (conv, map_BCHW) in enumerate(zip(self.input_conv, maps, strict=True)):
-            small = conv(torch.cat([map_BCHW, _coordinates(map_BCHW)], dim=1))
+            small = conv(_with_coordinates(map_BCHW))
             own_height, own_width = small.shape[-2:]
             level = _Level(
                 map_BHWC=small.permute(0, 2, 3, 1).contiguous(),
@@ -222,15 +222,14 @@ def _shifted(matrix_YH: Tensor) -> Tensor:
     return torch.stack([padded[d : d + len(matrix_YH)] for d in range(3)])
 
 
-def _coordinates(map_BCHW: Tensor) -> Tensor:
-    """Two channels (B, 2, H, W): x, then y, each from -1 to 1."""
+def _with_coordinates(map_BCHW: Tensor) -> Tensor:
+    """The map with two channels more: x, then y, each from -1 to 1."""
+    # a side of one cell has no two ends; as two equal cells it resizes to the same
+    for side in (2, 3):
+        if map_BCHW.shape[side] == 1:
+            map_BCHW = torch.cat([map_BCHW, map_BCHW], dim=side)
     batch, _, height, width = map_BCHW.shape
     x = torch.linspace(-1, 1, width, device=map_BCHW.device, dtype=map_BCHW.dtype)
     y = torch.linspace(-1, 1, height, device=map_BCHW.device, dtype=map_BCHW.dtype)
-    return torch.stack(
-        [
-            x.expand(batch, height, width),
-            y[:, None].expand(batch, height, width),
-        ],
-        dim=1,
-    )
+    both = torch.stack([x.expand(height, width), y[:, None].expand(height, width)])
+    return torch.cat([map_BCHW, both.expand(batch, -1, -1, -1)], dim=1)
