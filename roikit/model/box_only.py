@@ -5,15 +5,12 @@ the place alone. Shape suffixes: B batch, C channels, D language model's width, 
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from roikit.model.box_embedding import NUM_BOX_FEATURES, box_features
-
-if TYPE_CHECKING:
-    from roikit.model.regions import Regions
+from roikit.model.regions import Regions
 
 
 class BoxOnlyEncoder(nn.Module):
@@ -39,7 +36,7 @@ class BoxOnlyEncoder(nn.Module):
     def forward(
         self,
         levels: Sequence[Tensor],
-        regions: "Regions",
+        regions: Regions,
         project: Callable[[Tensor], Tensor],
     ) -> Tensor:
         """Encode regions as (R, 1, D), from their boxes; levels and masks are not looked at."""

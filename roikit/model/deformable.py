@@ -9,7 +9,6 @@ K cells a region, M cells along a mask's side, P points, Q padded cells of a pic
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +19,8 @@ from transformers.models.deformable_detr.modeling_deformable_detr import (
 
 from roikit.model.box_embedding import BoxEmbedding
 from roikit.model.cell_tokens import CellTokens
+from roikit.model.regions import Regions
 from roikit.model.roi_align import pool_regions
-
-if TYPE_CHECKING:
-    from roikit.model.regions import Regions
 
 #: Heads, where they divide a level's channels: each moves its points for its share of them.
 _HEADS = 8
@@ -97,7 +94,7 @@ class DeformableEncoder(nn.Module):
     def forward(
         self,
         levels: Sequence[Tensor],
-        regions: "Regions",
+        regions: Regions,
         project: Callable[[Tensor], Tensor],
     ) -> Tensor:
         """Encode regions as (R, k*k, D), cells row by row; see `regions.RegionEncoder`."""

@@ -17,8 +17,9 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from roikit.errors import RoikitError, UsageError
 from roikit.model.checks import check_places, check_regions
 from roikit.model.configuration import RoikitConfig
+from roikit.model.encoders import build_encoder
 from roikit.model.projector import Projector
-from roikit.model.regions import Regions, build_encoder
+from roikit.model.regions import Regions
 from roikit.model.vision import build_tower
 
 T = TypeVar("T")

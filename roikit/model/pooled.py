@@ -5,17 +5,14 @@ region, R regions.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from roikit.model.cell_tokens import CellTokens
+from roikit.model.regions import Regions
 from roikit.model.roi_align import pool_regions
-
-if TYPE_CHECKING:
-    from roikit.model.regions import Regions
 
 #: Cells along a side where the recipe does not say: the reference's.
 _ROI_SIZE = 14
@@ -58,7 +55,7 @@ class PooledEncoder(nn.Module):
     def forward(
         self,
         levels: Sequence[Tensor],
-        regions: "Regions",
+        regions: Regions,
         project: Callable[[Tensor], Tensor],
     ) -> Tensor:
         """Encode regions as (R, 1, D); see `regions.RegionEncoder`."""

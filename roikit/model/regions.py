@@ -1,7 +1,7 @@
-"""Region encoders: feature levels and regions in, a fixed number of vectors a region out.
+"""Regions of a batch, and what the model asks of an encoder that turns them into tokens.
 
-What they share; each has a module of its own. `text` has no encoder: the processor writes a
-region's box into the prompt.
+The encoders have a module each; `encoders.py` builds them by name. `text` has none: the processor
+writes a region's box into the prompt.
 
 Shape suffixes: B batch, C channels, D language model's width, K tokens a region, M cells along a
 mask's side, R regions of the batch.
@@ -9,22 +9,10 @@ mask's side, R regions of the batch.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from torch import Tensor, nn
 
-from roikit.config import REGION_ENCODERS
-from roikit.errors import UsageError
-from roikit.model.box_only import BoxOnlyEncoder
-from roikit.model.deformable import DeformableEncoder
-from roikit.model.pooled import PooledEncoder
-from roikit.model.replay import ReplayEncoder
-
-if TYPE_CHECKING:
-    from roikit.model.configuration import RoikitConfig
-
-#: Encoders that hand a region's cells, with the channels of all levels, to the image projector.
-_SEEN_BY_THE_PROJECTOR = ("replay", "pooled", "deformable")
 #: Cells along the side of a region's mask, which lies over its box.
 MASK_SIZE = 28
 
@@ -72,43 +60,6 @@ class RegionEncoder(Protocol):
     def reset_parameters(self) -> None:
         """Give all weights new values."""
         ...
-
-
-def build_encoder(config: "RoikitConfig", channels: tuple[int, ...]) -> nn.Module:
-    """Build the region encoder of a configuration.
-
-    Args:
-        config: the model's.
-        channels: of each feature level.
-
-    Raises:
-        UsageError: an unknown name, or one whose cells the image projector could not read.
-    """
-    name, width = config.region_encoder, config.text_config.hidden_size
-    if name in _SEEN_BY_THE_PROJECTOR and (
-        config.image_levels and list(config.image_levels) != list(range(len(channels)))
-    ):
-        raise UsageError(
-            f"model.image_levels: expected all {len(channels)} levels in their order, since "
-            f"`{name}` reads regions through the image projector, got {list(config.image_levels)}",
-            hint="leave it empty, and choose with `model.levels` what both are made from",
-        )
-    shared = {"box_embedding": config.box_embedding}
-    if name == "replay":
-        return ReplayEncoder(
-            sum(channels), width, config.region_grid, roi_size=config.roi_size, **shared
-        )
-    if name == "pooled":
-        return PooledEncoder(sum(channels), width, roi_size=config.roi_size, **shared)
-    if name == "deformable":
-        return DeformableEncoder(channels, width, config.region_grid, **shared)
-    if name == "box":
-        return BoxOnlyEncoder(width)
-    if name == "text":
-        return nn.Identity()
-    raise UsageError(
-        f"model.region_encoder: expected one of {', '.join(REGION_ENCODERS)}, got `{name}`"
-    )
 
 
 def hang_on(empty: Tensor, module: nn.Module) -> Tensor:

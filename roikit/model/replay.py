@@ -4,15 +4,12 @@ Shape suffixes: C channels, D language model's width, K cells a region, R region
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from roikit.model.cell_tokens import CellTokens
+from roikit.model.regions import Regions
 from roikit.model.roi_align import pool_regions
-
-if TYPE_CHECKING:
-    from roikit.model.regions import Regions
 
 
 class ReplayEncoder(nn.Module):
@@ -51,7 +48,7 @@ class ReplayEncoder(nn.Module):
     def forward(
         self,
         levels: Sequence[Tensor],
-        regions: "Regions",
+        regions: Regions,
         project: Callable[[Tensor], Tensor],
     ) -> Tensor:
         """Return (R, k*k, D), cells row by row; see `regions.RegionEncoder`."""

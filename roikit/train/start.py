@@ -10,10 +10,10 @@ import torch
 from roikit.config import ENCODER_KEYS, Recipe, load_recipe
 from roikit.errors import RoikitError, UsageError
 from roikit.model.build import build_model, make_processor
+from roikit.model.encoders import build_encoder
 from roikit.model.generate import LoadedModel, load_model
 from roikit.model.modeling import RoikitForConditionalGeneration
 from roikit.model.processing import RoikitProcessor
-from roikit.model.regions import build_encoder
 from roikit.runs import is_main_process
 from roikit.train.parts import prepare
 from roikit.train.world import World

@@ -18,9 +18,10 @@ from roikit.config import REGION_ENCODERS, ModelRecipe
 from roikit.errors import UsageError
 from roikit.model.build import build_model
 from roikit.model.configuration import RoikitConfig
+from roikit.model.encoders import build_encoder
 from roikit.model.generate import LoadedModel, generate, load_model
 from roikit.model.projector import Projector
-from roikit.model.regions import MASK_SIZE, Regions, build_encoder
+from roikit.model.regions import MASK_SIZE, Regions
 from roikit.model.replay import ReplayEncoder
 from roikit.model.roi_align import pool_regions
 from roikit.prompt import Prompt
