@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from roikit.config import ModelRecipe, check_model
+from roikit.config import ModelRecipe, check_model, region_reach
 from roikit.errors import UsageError
 from roikit.model.configuration import RoikitConfig
 from roikit.model.modeling import RoikitForConditionalGeneration
@@ -95,6 +95,9 @@ def build_model(
         image_std=std,
         num_image_tokens=config.num_image_tokens,
         num_region_tokens=config.num_region_tokens,
+        max_tiles=recipe.max_tiles,
+        tile_margin=model.vision_tower.stride,
+        region_reach=region_reach(recipe.region_encoder),
     )
     return Built(model=model, processor=processor, from_scratch=tuple(scratch))
 
