@@ -69,8 +69,9 @@ def plan_tiles(
 def choose_grid(image_wh: tuple[int, int], rule: TileRule) -> tuple[int, int]:
     """Return the rows and columns on which most of a picture's own pixels are left.
 
-    Of those that keep as many, the one with the smallest canvas; so a picture that fits the square
-    has one tile. Pixels that enlarging adds do not count.
+    Of those that keep as many, the one with the smallest canvas, so that a picture that fits the
+    square has one tile; then the one that shrinks both sides most alike. Pixels that enlarging adds
+    do not count.
     Source: `select_best_resolution` of LLaVA-NeXT, over all grids instead of a list.
     """
     grids = [
@@ -79,20 +80,22 @@ def choose_grid(image_wh: tuple[int, int], rule: TileRule) -> tuple[int, int]:
         for columns in range(1, rule.most // rows + 1)
     ]
 
-    def worth(grid: tuple[int, int]) -> tuple[Fraction, int]:
-        return _kept_pixels(image_wh, rule.canvas_wh(grid), rule.mode), -grid[0] * grid[1]
+    def worth(grid: tuple[int, int]) -> tuple[Fraction, int, Fraction]:
+        across, down = _shrinking(image_wh, rule.canvas_wh(grid), rule.mode)
+        return across * down, -grid[0] * grid[1], min(across, down)
 
     return max(grids, key=worth)
 
 
-def _kept_pixels(image_wh: tuple[int, int], canvas_wh: tuple[int, int], mode: str) -> Fraction:
+def _shrinking(
+    image_wh: tuple[int, int], canvas_wh: tuple[int, int], mode: str
+) -> tuple[Fraction, Fraction]:
+    """Return the share of a picture's columns and of its rows that a canvas keeps."""
     # exact, since grids that keep everything must tie
     across, down = (
         min(Fraction(1), Fraction(c, w)) for c, w in zip(canvas_wh, image_wh, strict=True)
     )
-    if mode == "pad":
-        across = down = min(across, down)
-    return image_wh[0] * across * image_wh[1] * down
+    return (across, down) if mode == "squash" else (min(across, down),) * 2
 
 
 def touched_tiles(

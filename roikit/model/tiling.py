@@ -121,7 +121,7 @@ def stitch(
         torch.tensor(cells, dtype=torch.long, device=device),
         tiles_TCHW[torch.tensor(wanted, dtype=torch.long, device=device)],
     )
-    laid_BCrHcW = canvas.unflatten(0, (len(slots), rows, columns)).permute(0, 3, 1, 4, 2, 5)
+    laid_BCrHcW: Tensor = canvas.unflatten(0, (len(slots), rows, columns)).permute(0, 3, 1, 4, 2, 5)
     return laid_BCrHcW.reshape(len(slots), channels, rows * height, columns * width)
 
 
