@@ -88,8 +88,7 @@ def region_tokens(loaded: LoadedModel, views: Views) -> Tensor:
     st.data(),
 )
 def test_a_rectangle_is_found_again_in_the_tiles_where_its_box_says(
-    loaded: LoadedModel,
-    image_wh: tuple[int, int], mode: str, most: int, data: st.DataObject
+    loaded: LoadedModel, image_wh: tuple[int, int], mode: str, most: int, data: st.DataObject
 ) -> None:
     processor = RoikitProcessor(
         loaded.processor.tokenizer,
@@ -211,7 +210,7 @@ def test_tiles_show_what_is_lost_in_the_thumbnail(loaded: LoadedModel) -> None:
         )
         return float((first - second).norm() / first.norm())
 
-    assert difference(16) > 10 * difference(1)
+    assert difference(16) > 5 * difference(1)
 
 
 def test_tiles_put_together_lie_where_their_places_say() -> None:
