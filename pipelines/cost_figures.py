@@ -82,6 +82,7 @@ def data_figures(
         ("tokens a conversation", round(sum(lengths.tokens) / drawn, 1), "", known),
         ("the longest drawn", max(lengths.tokens), "tokens", known),
         ("regions a conversation", round(sum(lengths.regions) / drawn, 2), "", "sampled"),
+        *_tile_rows(recipe, lengths),
         ("padding", round(100 * batches.padding, 1), "%", padding_known),
         ("steps", steps, "", "counted"),
         ("epochs", round(steps * recipe.run.batch_size / epoch, 3), "", "counted"),
@@ -91,6 +92,13 @@ def data_figures(
         Figure(group="data", name=name, value=value, unit=unit, known=how)
         for name, value, unit, how in rows
     ]
+
+
+def _tile_rows(recipe: Recipe, lengths: "Conversations") -> list[tuple[str, float, str, str]]:
+    if recipe.model.max_tiles == 1:
+        return []
+    mean = sum(lengths.tiles) / len(lengths.tokens)
+    return [("tiles a picture, beside itself", round(mean, 2), "", "sampled")]
 
 
 def memory_figures(needed: "Memory") -> list[Figure]:
@@ -191,6 +199,11 @@ def assumptions(
         f"lengths and regions of a conversation: the first {len(lengths.tokens)} of the stream"
         + (", as training encodes them" if lengths.is_measured else ""),
     ]
+    if recipe.model.max_tiles > 1:
+        said.append(
+            f"tiles: those that the drawn regions touch, up to {batches.fullest.tiles} at once; "
+            "each costs the tower as much as a picture"
+        )
     if run.gradient_checkpointing:
         said.append("gradient checkpointing: every layer of the language model forward once more")
     if trial is not None:

@@ -25,12 +25,13 @@ from pipelines.lengths import draw_lengths
 from pipelines.mixture import estimated_from_words, find_counter, mixture_totals
 from pipelines.stages import open_steps, open_stream, training_texts
 from pipelines.token_counts import TokenCounter, TokenizerCounter, WordCounter
-from roikit.config import Recipe
+from roikit.config import Recipe, region_reach
 from roikit.errors import RoikitError, UsageError
 from roikit.exchanges import draw_exchanges
 from roikit.mentions import mentioned
 from roikit.prompt import as_dialogue
 from roikit.sample import Example
+from roikit.tiles import TileRule, plan_tiles
 from shards.steps import Steps
 from shards.stream import Stream
 
@@ -226,29 +227,46 @@ def _lengths(
 
     number = min(_DRAWN, stream.epoch_length)
     if built is not None:
-        tokens, spans, regions = _encoded_lengths(stream, recipe, built, number)
-        return Conversations(tokens=tokens, label_spans=spans, regions=regions, is_measured=True)
+        return _encoded_lengths(stream, recipe, built, number)
     planned = draw_lengths(recipe, stream, counter)
     drawn = [(place, planned(stream.draw(place))) for place in range(number)]
     drawn = [(place, length) for place, length in drawn if length]
     if not drawn:
         raise _nothing_to_learn(recipe, number)
     tokens = tuple(length for _, length in drawn)
+    rule = _tile_rule(recipe)
+    seen = [stream.read(place, lambda example: _seen(example, recipe, rule)) for place, _ in drawn]
     return Conversations(
         tokens=tokens,
         # where the first label stands only encoding can tell: at most right behind the picture
         label_spans=tuple(max(1, length - recipe.model.num_image_tokens) for length in tokens),
-        regions=tuple(
-            stream.read(place, lambda example: _num_regions(example, recipe)) for place, _ in drawn
-        ),
+        regions=tuple(regions for regions, _ in seen),
+        tiles=tuple(tiles for _, tiles in seen),
         is_measured=not counter.is_estimate,
     )
 
 
-def _num_regions(example: Example, recipe: Recipe) -> int:
+def _tile_rule(recipe: Recipe) -> TileRule:
+    """How the recipe's processor will cut large pictures."""
+    model = recipe.model
+    if model.max_tiles == 1:
+        return TileRule(side=model.image_size)
+    from roikit.model.skeleton import build_skeleton
+
+    return TileRule(
+        side=model.image_size,
+        most=model.max_tiles,
+        mode=model.image_mode,
+        margin_px=build_skeleton(model).vision_tower.stride,
+        reach=region_reach(model.region_encoder),
+    )
+
+
+def _seen(example: Example, recipe: Recipe, rule: TileRule) -> tuple[int, int]:
+    """Return how many regions a conversation introduces, and the tiles that they are read from."""
     dialogue = as_dialogue(example.conversation)
     if dialogue is None:
-        return 0
+        return 0, 0
     drawn = draw_exchanges(
         dialogue,
         limit=recipe.run.max_exchanges,
@@ -257,7 +275,11 @@ def _num_regions(example: Example, recipe: Recipe) -> int:
         ordinal=example.ordinal,
         passes=example.passes,
     )
-    return len({number for turn in drawn.turns for number in mentioned(turn.text)})
+    numbers = {number for turn in drawn.turns for number in mentioned(turn.text)}
+    image, regions = example.sample.image, example.sample.regions
+    boxes = [regions[number - 1].box_xyxy for number in numbers]
+    plan = plan_tiles((image.width, image.height), boxes, rule)
+    return len(numbers), 0 if plan is None else len(plan.places_T2)
 
 
 def _nothing_to_learn(recipe: Recipe, number: int) -> UsageError:
@@ -267,10 +289,9 @@ def _nothing_to_learn(recipe: Recipe, number: int) -> UsageError:
     )
 
 
-def _encoded_lengths(
-    stream: Stream, recipe: Recipe, built: "Built", drawn: int
-) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Return tokens, tokens from the first label on, and regions, as training encodes them."""
+def _encoded_lengths(stream: Stream, recipe: Recipe, built: "Built", drawn: int) -> "Conversations":
+    """Return lengths, regions and tiles as training encodes them."""
+    from roikit.train.estimate import Conversations
     from roikit.train.feed import StepReader
 
     reader = StepReader(
@@ -285,10 +306,15 @@ def _encoded_lengths(
     tokens = batch.attention_mask.sum(dim=1)
     first = (batch.labels != -100).int().argmax(dim=1)
     regions = batch.views.image_index_R.bincount(minlength=len(tokens))
-    return (
-        tuple(tokens.tolist()),
-        tuple((tokens - first).tolist()),
-        tuple(regions.tolist()),
+    tiles = batch.views.tiles
+    return Conversations(
+        tokens=tuple(tokens.tolist()),
+        label_spans=tuple((tokens - first).tolist()),
+        regions=tuple(regions.tolist()),
+        tiles=()
+        if tiles is None
+        else tuple(tiles.places_T3[:, 0].bincount(minlength=len(tokens)).tolist()),
+        is_measured=True,
     )
 
 

@@ -92,21 +92,31 @@ class Resize:
         return as_boxes(boxes_xyxy) * np.tile(self.scale_xy, 2) + np.tile(self.offset_xy, 2)
 
 
-def letterbox(image_wh: tuple[int, int], side: int) -> tuple[Resize, tuple[int, int]]:
-    """Fit a picture into a square, keeping its aspect ratio, centred.
+def fit(
+    image_wh: tuple[int, int], canvas_wh: tuple[int, int], *, mode: str
+) -> tuple[Resize, tuple[int, int]]:
+    """Lay a picture on a canvas as `letterbox` (mode `pad`) or `squash` does."""
+    lay = squash if mode == "squash" else letterbox
+    return lay(image_wh, canvas_wh)
+
+
+def letterbox(
+    image_wh: tuple[int, int], canvas_wh: tuple[int, int]
+) -> tuple[Resize, tuple[int, int]]:
+    """Fit a picture into a canvas, keeping its aspect ratio, centred.
 
     Returns:
-        The resize, and the (width, height) of the picture inside the square, each at least 1.
+        The resize, and the (width, height) of the picture inside the canvas, each at least 1.
     """
     width, height = image_wh
-    factor = side / max(width, height)
+    factor = min(canvas_wh[0] / width, canvas_wh[1] / height)
     inner_wh = (max(1, round(width * factor)), max(1, round(height * factor)))
-    offset = ((side - inner_wh[0]) // 2, (side - inner_wh[1]) // 2)
+    offset = ((canvas_wh[0] - inner_wh[0]) // 2, (canvas_wh[1] - inner_wh[1]) // 2)
     scale_xy = (inner_wh[0] / width, inner_wh[1] / height)
     return Resize(scale_xy=scale_xy, offset_xy=(float(offset[0]), float(offset[1]))), inner_wh
 
 
-def squash(image_wh: tuple[int, int], side: int) -> tuple[Resize, tuple[int, int]]:
-    """Stretch a picture to a square, each axis by its own factor, as GPT4RoI does it."""
-    scale_xy = (side / image_wh[0], side / image_wh[1])
-    return Resize(scale_xy=scale_xy, offset_xy=(0.0, 0.0)), (side, side)
+def squash(image_wh: tuple[int, int], canvas_wh: tuple[int, int]) -> tuple[Resize, tuple[int, int]]:
+    """Stretch a picture to a canvas, each axis by its own factor, as GPT4RoI does it."""
+    scale_xy = (canvas_wh[0] / image_wh[0], canvas_wh[1] / image_wh[1])
+    return Resize(scale_xy=scale_xy, offset_xy=(0.0, 0.0)), canvas_wh

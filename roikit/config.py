@@ -46,6 +46,8 @@ _ROOT_KEYS = ("name", "seed", "keep_clean")
 REGION_ENCODERS = ("replay", "pooled", "deformable", "gpt4roi", "box", "text")
 #: Tokens of a region as text: `[012,345,678,999]`, a token a character.
 TEXT_REGION_TOKENS = 17
+#: Those that read a region's surroundings alone, and so can read it from tiles.
+TILED_ENCODERS = ("replay", "pooled", "deformable")
 #: Keys of the model with a few allowed values.
 _MODEL_CHOICES = {
     "region_encoder": REGION_ENCODERS,
@@ -144,6 +146,11 @@ def region_tokens(encoder: str, grid: int) -> int:
     if encoder in ("replay", "deformable"):
         return grid * grid
     return TEXT_REGION_TOKENS if encoder == "text" else 1
+
+
+def region_reach(encoder: str) -> float:
+    """Return how far beyond its box an encoder may read a region, in sides of the box."""
+    return 0.5 if encoder == "deformable" else 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -353,7 +360,8 @@ def check_model(model: ModelRecipe) -> None:
     """Refuse a model table with a value that cannot be, before anything is read or fetched for it.
 
     Raises:
-        UsageError: a size below 1, an unknown region encoder, projector or image mode.
+        UsageError: a size below 1, an unknown region encoder, projector or image mode, or
+            tiles for an encoder that cannot read them.
     """
     for name in ("image_size", "image_grid", "region_grid", "max_tiles"):
         if getattr(model, name) < 1:
@@ -362,6 +370,12 @@ def check_model(model: ModelRecipe) -> None:
         if getattr(model, name) < 0:
             raise UsageError(f"model.{name}: expected 0 or more, got {getattr(model, name)}")
     _check_choices(model, "model", _MODEL_CHOICES)
+    if model.max_tiles > 1 and model.region_encoder not in TILED_ENCODERS:
+        raise UsageError(
+            f"model.max_tiles: expected 1 with the region encoder `{model.region_encoder}`, "
+            f"got {model.max_tiles}",
+            hint=f"{', '.join(TILED_ENCODERS)} read regions from tiles",
+        )
 
 
 def _check_choices(values: Any, table: str, choices: Mapping[str, Sequence[str]]) -> None:

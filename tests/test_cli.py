@@ -564,8 +564,12 @@ def test_a_cost_card_says_how_each_figure_is_known_and_leaves_nothing(
     assert figures["a step of a GPU's share on cpu"]["known"] == "measured"
     assert card["trial"]["conversations"] == 2  # of the step's eight, a quarter
     assert card["fits"] and not card["advice"]
-    assert run(monkeypatch, *arguments, "--gpu-memory", "0.5") == 0
+    assert "tiles a picture, beside itself" not in figures
+    tiled = ["--set", "model.image_size=64", "--set", "model.max_tiles=4"]
+    assert run(monkeypatch, *arguments, *tiled, "--gpu-memory", "0.5") == 0
     said = capsys.readouterr().out
+    _, _, told = said.partition("tiles a picture, beside itself")
+    assert 1 < float(told.split()[0]) <= 4
     assert "does not fit into 0.5 GiB a GPU, nor with any setting that was tried" in said
     assert "989 TFLOP/s a GPU at its peak, of which training reaches 35%" in said
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import GenerationConfig
 
-from roikit.config import ModelRecipe, check_model
+from roikit.config import ModelRecipe, check_model, region_reach
 from roikit.errors import UsageError
 from roikit.model.configuration import RoikitConfig
 from roikit.model.modeling import RoikitForConditionalGeneration
@@ -106,6 +106,7 @@ def build_model(
         recipe,
         mean=mean,
         std=std,
+        stride=model.vision_tower.stride,
         image_token=speech.image_token,
         region_token=speech.region_token,
     )
@@ -118,6 +119,7 @@ def make_processor(
     *,
     mean: Sequence[float],
     std: Sequence[float],
+    stride: int,
     image_token: str,
     region_token: str,
 ) -> RoikitProcessor:
@@ -128,6 +130,7 @@ def make_processor(
         recipe: the model table.
         mean: of each colour channel, as the tower takes pictures; of values from 0 to 1.
         std: deviation, likewise.
+        stride: pixels of a cell of the tower's coarsest level.
         image_token: the placeholder of one image token.
         region_token: the placeholder of one region token.
     """
@@ -141,6 +144,9 @@ def make_processor(
         num_region_tokens=recipe.num_region_tokens,
         image_token=image_token,
         region_token=region_token,
+        max_tiles=recipe.max_tiles,
+        tile_margin=stride,
+        region_reach=region_reach(recipe.region_encoder),
     )
 
 

@@ -20,11 +20,21 @@ from roikit.model.configuration import RoikitConfig
 from roikit.model.encoders import build_encoder
 from roikit.model.projector import Projector
 from roikit.model.regions import Regions
+from roikit.model.tiling import encode_regions, tile_inputs
 from roikit.model.vision import build_tower
 
 T = TypeVar("T")
 
-_FIRST_STEP_ONLY = ("pixel_values", "region_boxes", "region_image_index", "region_masks")
+_FIRST_STEP_ONLY = (
+    "pixel_values",
+    "region_boxes",
+    "region_image_index",
+    "region_masks",
+    "tile_values",
+    "tile_places",
+    "tile_grids",
+    "region_map_boxes",
+)
 
 
 class RoikitForConditionalGeneration(PreTrainedModel, GenerationMixin):
@@ -105,27 +115,37 @@ class RoikitForConditionalGeneration(PreTrainedModel, GenerationMixin):
         region_boxes: Tensor | None = None,
         region_image_index: Tensor | None = None,
         region_masks: Tensor | None = None,
+        tile_values: Tensor | None = None,
+        tile_places: Tensor | None = None,
+        tile_grids: Tensor | None = None,
+        region_map_boxes: Tensor | None = None,
     ) -> Tensor:
         """Token embeddings (B, T, D) with image and region features in their places.
 
         The arguments are those of `forward`.
 
         Raises:
-            RoikitError: placeholders and features differ in number, or regions cannot be.
+            RoikitError: placeholders and features differ in number, regions cannot be, or tiles
+                come without places.
         """
         embeds_BTD: Tensor = self.get_input_embeddings()(input_ids)
         if pixel_values is None:
             return embeds_BTD
         check_regions(pixel_values, region_boxes, region_image_index, region_masks)
-        levels = self.feature_levels(pixel_values)
+        tiles = tile_inputs(tile_values, tile_places, tile_grids, region_map_boxes)
+        num_pictures = len(pixel_values)
+        if tiles is not None:
+            pixel_values = torch.cat([pixel_values, tiles.values_T3SS])
+        maps = self.feature_levels(pixel_values)
+        levels = maps if tiles is None else [level[:num_pictures] for level in maps]
         image_tokens = self.image_features(levels)
-        pictures = torch.arange(len(image_tokens), device=image_tokens.device)
+        pictures = torch.arange(num_pictures, device=image_tokens.device)
         embeds_BTD = _scatter(
             embeds_BTD,
             input_ids == self.config.image_token_id,
             image_tokens,
             pictures,
-            num_pictures=len(pictures),
+            num_pictures=num_pictures,
             what="image",
         )
         if self.config.region_encoder == "text":
@@ -134,16 +154,25 @@ class RoikitForConditionalGeneration(PreTrainedModel, GenerationMixin):
             region_boxes = pixel_values.new_zeros((0, 4))
             region_image_index = torch.zeros(0, dtype=torch.long, device=pixel_values.device)
         regions = Regions(
-            boxes_R4=region_boxes, image_index_R=region_image_index, masks_RMM=region_masks
+            boxes_R4=region_boxes,
+            image_index_R=region_image_index,
+            masks_RMM=region_masks,
+            map_boxes_R4=region_map_boxes,
         )
         # called without regions too: what learns must take part in every process's every step
-        region_tokens = self.region_encoder(levels, regions, self.projector)
+        if tiles is None:
+            region_tokens = self.region_encoder(levels, regions, self.projector)
+        else:
+            tile_levels = [level[num_pictures:] for level in maps]
+            region_tokens = encode_regions(
+                self.region_encoder, levels, regions, self.projector, tile_levels, tiles
+            )
         return _scatter(
             embeds_BTD,
             input_ids == self.config.region_token_id,
             region_tokens,
             region_image_index,
-            num_pictures=len(pictures),
+            num_pictures=num_pictures,
             what="region",
         )
 
@@ -155,6 +184,10 @@ class RoikitForConditionalGeneration(PreTrainedModel, GenerationMixin):
         region_boxes: Tensor | None = None,
         region_image_index: Tensor | None = None,
         region_masks: Tensor | None = None,
+        tile_values: Tensor | None = None,
+        tile_places: Tensor | None = None,
+        tile_grids: Tensor | None = None,
+        region_map_boxes: Tensor | None = None,
         labels: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
@@ -171,6 +204,11 @@ class RoikitForConditionalGeneration(PreTrainedModel, GenerationMixin):
             region_image_index: (R,) index into the batch, not decreasing.
             region_masks: (R, 28, 28) share of each cell of the box that lies in the region; None
                 where every region is its whole box.
+            tile_values: (T, 3, S, S) normalised tiles of large pictures, from which their regions
+                are read; None where no picture has any.
+            tile_places: (T, 3) picture, row and column of each tile.
+            tile_grids: (B, 2) rows and columns of each picture's canvas, 1 and 1 without tiles.
+            region_map_boxes: (R, 4) xyxy, fractions of the canvas.
             labels: (B, T), -100 where nothing is learned; aligned with `input_ids`.
             inputs_embeds: (B, T, D) instead of `input_ids`.
             logits_to_keep: as in transformers.
@@ -186,7 +224,15 @@ class RoikitForConditionalGeneration(PreTrainedModel, GenerationMixin):
             if input_ids is None:
                 raise RoikitError("forward: expected `input_ids` or `inputs_embeds`, got neither")
             inputs_embeds = self.embed(
-                input_ids, pixel_values, region_boxes, region_image_index, region_masks
+                input_ids,
+                pixel_values,
+                region_boxes,
+                region_image_index,
+                region_masks,
+                tile_values,
+                tile_places,
+                tile_grids,
+                region_map_boxes,
             )
         targets = None
         if labels is not None:

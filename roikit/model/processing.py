@@ -31,7 +31,8 @@ from roikit.prompt import (
     split_guards,
 )
 from roikit.sample import Region
-from roikit.views import View, gather
+from roikit.tiles import TileRule, plan_tiles
+from roikit.views import Tiles, View, gather
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +58,9 @@ class RoikitProcessor(ProcessorMixin):
         image_token: the tokenizer's name for one image token's place, where the chat template
             writes another one than `IMAGE_TOKEN`.
         region_token: likewise, for `REGION_TOKEN`.
+        max_tiles: tiles that a large picture is cut into for its regions; 1: none.
+        tile_margin: pixels around a region that its features depend on: a cell of the coarsest.
+        region_reach: how far beyond its box a region is read, in sides of the box.
     """
 
     attributes = ["tokenizer"]  # noqa: RUF012 (the base class's form)
@@ -73,6 +77,9 @@ class RoikitProcessor(ProcessorMixin):
         num_region_tokens: int = 9,
         image_token: str = IMAGE_TOKEN,
         region_token: str = REGION_TOKEN,
+        max_tiles: int = 1,
+        tile_margin: int = 32,
+        region_reach: float = 0.0,
         **kwargs: Any,
     ) -> None:
         self.image_size = image_size
@@ -83,6 +90,9 @@ class RoikitProcessor(ProcessorMixin):
         self.num_region_tokens = num_region_tokens
         self.image_token = image_token
         self.region_token = region_token
+        self.max_tiles = max_tiles
+        self.tile_margin = tile_margin
+        self.region_reach = region_reach
         super().__init__(tokenizer, **kwargs)
         if tokenizer is not None:
             self.image_token_id: int = tokenizer.convert_tokens_to_ids(image_token)
@@ -102,22 +112,63 @@ class RoikitProcessor(ProcessorMixin):
         """
         height, width = image.shape[:2]
         _check_boxes(boxes_xyxy, (width, height))
-        fit = box_ops.squash if self.image_mode == "squash" else box_ops.letterbox
-        resize, (inner_width, inner_height) = fit((width, height), self.image_size)
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+        picture = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+        boxes = box_ops.as_boxes(boxes_xyxy)
+        pixels, boxes_R4 = self._lay(picture, boxes, (self.image_size, self.image_size))
+        return View(pixels_3SS=pixels, boxes_R4=boxes_R4, tiles=self._tiles(picture, boxes))
+
+    def _lay(
+        self, picture_3HW: Tensor, boxes: box_ops.Boxes, canvas_wh: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """Bring a picture to a canvas, and its boxes to fractions of it."""
+        height, width = picture_3HW.shape[1:]
+        resize, (inner_width, inner_height) = box_ops.fit(
+            (width, height), canvas_wh, mode=self.image_mode
+        )
+        pixels = picture_3HW
         if (inner_height, inner_width) != (height, width):
             pixels = F.interpolate(
                 pixels[None], (inner_height, inner_width), mode="bicubic", antialias=True
             )[0]
-        if (inner_height, inner_width) != (self.image_size, self.image_size):
+        if (inner_width, inner_height) != canvas_wh:
             left, top = (int(offset) for offset in resize.offset_xy)
-            square = torch.empty((3, self.image_size, self.image_size), dtype=torch.uint8)
+            canvas = torch.empty((3, canvas_wh[1], canvas_wh[0]), dtype=torch.uint8)
             # the mean colour becomes zero once normalised
-            square[:] = torch.tensor([round(255 * m) for m in self.image_mean])[:, None, None]
-            square[:, top : top + inner_height, left : left + inner_width] = pixels
-            pixels = square
-        boxes = np.clip(resize.apply(boxes_xyxy) / self.image_size, 0.0, 1.0)
-        return View(pixels_3SS=pixels, boxes_R4=torch.from_numpy(boxes.astype(np.float32)))
+            canvas[:] = torch.tensor([round(255 * m) for m in self.image_mean])[:, None, None]
+            canvas[:, top : top + inner_height, left : left + inner_width] = pixels
+            pixels = canvas
+        on_canvas = np.clip(resize.apply(boxes) / np.tile(canvas_wh, 2), 0.0, 1.0)
+        return pixels, torch.from_numpy(on_canvas.astype(np.float32))
+
+    @property
+    def tile_rule(self) -> TileRule:
+        """How large pictures are cut."""
+        return TileRule(
+            side=self.image_size,
+            most=self.max_tiles,
+            mode="squash" if self.image_mode == "squash" else "pad",
+            margin_px=self.tile_margin,
+            reach=self.region_reach,
+        )
+
+    def _tiles(self, picture_3HW: Tensor, boxes: box_ops.Boxes) -> Tiles | None:
+        """Cut out the tiles that the regions are read from."""
+        height, width = picture_3HW.shape[1:]
+        plan = plan_tiles((width, height), boxes, self.tile_rule)
+        if plan is None:
+            return None
+        side = self.image_size
+        canvas, boxes_R4 = self._lay(picture_3HW, boxes, self.tile_rule.canvas_wh(plan.grid))
+        tiles = [
+            canvas[:, row * side : (row + 1) * side, column * side : (column + 1) * side]
+            for row, column in plan.places_T2.tolist()
+        ]
+        return Tiles(
+            grid=plan.grid,
+            pixels_T3SS=torch.stack(tiles),
+            places_T2=torch.from_numpy(plan.places_T2),
+            boxes_R4=boxes_R4,
+        )
 
     def normalise(self, pixels_B3SS: Tensor) -> Tensor:
         """(B, 3, S, S) uint8 to float32, with the tower's mean and deviation."""

@@ -25,6 +25,7 @@ class VisionTower(Protocol):
     """What the model asks of a tower (an `nn.Module`)."""
 
     channels: tuple[int, ...]  #: C_l of each level
+    stride: int  #: pixels along the side of a cell of the coarsest level
 
     def __call__(self, pixels_B3SS: Tensor) -> list[Tensor]:
         """Feature levels (B, C_l, H_l, W_l), finest first."""
@@ -50,6 +51,7 @@ class VitTower(nn.Module):
         self.layers = tuple(layers)
         self.interpolate = interpolate
         self.patch_size: int = config["patch_size"]
+        self.stride = self.patch_size
         self.channels = (cast(int, self.model.config.hidden_size),) * len(self.layers)
 
     def forward(self, pixels_B3SS: Tensor) -> list[Tensor]:
@@ -73,6 +75,7 @@ class EfficientNetLiteTower(nn.Module):
     """
 
     channels = (40, 112, 320)
+    stride = 32
     _LAST_BLOCKS = (4, 10, 15)  # the last block of each stride
 
     def __init__(self) -> None:
@@ -114,6 +117,8 @@ class PlainTower(nn.Module):
         depth: attention layers.
         side: cells along the input's side, for the position embedding.
     """
+
+    stride = 8
 
     def __init__(self, width: int = 128, depth: int = 1, side: int = 16) -> None:
         super().__init__()

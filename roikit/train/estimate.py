@@ -74,6 +74,7 @@ class Conversations:
     label_spans: tuple[int, ...]  #: of each: tokens from its first label on
     regions: tuple[int, ...]  #: of each: regions that its tokens introduce
     is_measured: bool  #: by the recipe's tokenizer; else estimated from words
+    tiles: tuple[int, ...] = ()  #: of each: tiles that its regions are read from; empty: none
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,6 +124,8 @@ def micro_batches(lengths: Conversations, run: StageRecipe, gpus: int) -> MicroB
     groups = [order[i : i + size] for i in range(0, len(order), size)]
     mean = sum(lengths.tokens) / len(order)
     regions = round(size * sum(lengths.regions) / len(order))
+    tiles = lengths.tiles or (0,) * len(order)
+    most_tiles = max(sum(tiles[i] for i in g) for g in groups)
     if run.layout == "packed":
         widths = [mean]
         span = mean  # labels stand anywhere in shared rows
@@ -131,16 +134,23 @@ def micro_batches(lengths: Conversations, run: StageRecipe, gpus: int) -> MicroB
         widths = [float(max(lengths.tokens[i] for i in g)) for g in whole]
         span = max(lengths.label_spans)  # logits are computed where any of the rows has a label
 
-    def rows(width: float) -> Rows:
+    def rows(width: float, num_tiles: int) -> Rows:
         tokens = max(1, round(width))
         columns = max(1, min(tokens, round(span)))
-        return Rows(pictures=size, rows=size, tokens=tokens, label_columns=columns, regions=regions)
+        return Rows(
+            pictures=size,
+            rows=size,
+            tokens=tokens,
+            label_columns=columns,
+            regions=regions,
+            tiles=num_tiles,
+        )
 
     typical = sum(widths) / len(widths)
     return MicroBatches(
         count=-(-share // size),
-        typical=rows(typical),
-        fullest=rows(max(widths)),
+        typical=rows(typical, round(size * sum(tiles) / len(order))),
+        fullest=rows(max(widths), most_tiles),
         padding=max(0.0, 1 - mean / typical),
     )
 

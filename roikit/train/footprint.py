@@ -34,6 +34,7 @@ class Rows:
     tokens: int  #: of a row, padding counted
     label_columns: int  #: of a row: places whose logits are computed
     regions: int  #: of the whole micro-batch
+    tiles: int = 0  #: of the whole micro-batch, each as dear to the tower as a picture
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,12 +119,15 @@ def _forward(
     def empty(*sizes: int, of: torch.dtype = dtype) -> Tensor:
         return torch.empty(sizes, dtype=of, device="meta")
 
-    levels = model.feature_levels(empty(shape.pictures, 3, config.image_size, config.image_size))
-    features = [model.image_features(levels).flatten(0, 1)]
+    side = config.image_size
+    levels = model.feature_levels(empty(shape.pictures + shape.tiles, 3, side, side))
+    pictures = [level[: shape.pictures] for level in levels]
+    features = [model.image_features(pictures).flatten(0, 1)]
     if shape.regions:
         index = empty(shape.regions, of=torch.long)
         boxes = empty(shape.regions, 4, of=torch.float32)
         regions = Regions(boxes_R4=boxes, image_index_R=index)
+        # a region costs the same on any map, and nothing is kept of putting tiles together
         features.append(model.region_encoder(levels, regions, model.projector).flatten(0, 1))
     # placeholders are embedded like words and replaced: here features simply come first
     words_BTD = model.get_input_embeddings()(empty(shape.rows, shape.tokens, of=torch.long))

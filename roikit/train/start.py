@@ -151,6 +151,7 @@ def _with_new_encoder(
         recipe.model,
         mean=processor.image_mean,
         std=processor.image_std,
+        stride=model.vision_tower.stride,
         image_token=processor.image_token,
         region_token=processor.region_token,
     )

@@ -30,17 +30,17 @@ def test_a_box_outside_is_clipped_to_nothing() -> None:
 def test_resizing_keeps_the_whole_picture_inside(
     image_wh: tuple[int, int], side: int, pad: bool
 ) -> None:
-    fit = boxes.letterbox if pad else boxes.squash
-    resize, inner_wh = fit(image_wh, side)
+    canvas_wh = (side, 2 * side)
+    resize, inner_wh = boxes.fit(image_wh, canvas_wh, mode="pad" if pad else "squash")
     whole = [[0, 0, *image_wh]]
     placed = resize.apply(whole)
     assert placed.min() >= 0
-    assert placed.max() <= side + 1e-9
+    assert (placed.max(axis=0)[2:] <= np.array(canvas_wh) + 1e-9).all()
     assert placed[0, 2:] - placed[0, :2] == pytest.approx(inner_wh)
 
 
 def test_letterbox_keeps_the_aspect_ratio() -> None:
-    resize, inner_wh = boxes.letterbox((200, 100), 50)
+    resize, inner_wh = boxes.letterbox((200, 100), (50, 50))
     assert inner_wh == (50, 25)
     assert resize.apply([[0, 0, 200, 100]]).tolist() == [[0, 12, 50, 37]]
 

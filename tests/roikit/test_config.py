@@ -8,6 +8,7 @@ import pytest
 import roikit.config
 from roikit.config import (
     KEEP_CLEAN,
+    REGION_ENCODERS,
     STAGES,
     ModelRecipe,
     StageRecipe,
@@ -139,6 +140,16 @@ def test_a_missing_recipe_names_the_presets() -> None:
 def test_a_number_without_a_point_is_a_number_in_lists_too() -> None:
     recipe = load_recipe("tiny", stage="align", overrides=["align.betas=[0, 0.95]"])
     assert recipe.run.betas == (0.0, 0.95)
+
+
+@pytest.mark.parametrize("encoder", REGION_ENCODERS)
+def test_tiles_are_refused_where_an_encoder_cannot_read_them(encoder: str) -> None:
+    overrides = [f"model.region_encoder={encoder}", "model.max_tiles=4"]
+    if encoder in ("replay", "pooled", "deformable"):
+        assert load_recipe("tiny", stage="align", overrides=overrides).model.max_tiles == 4
+    else:
+        with pytest.raises(UsageError, match=rf"max_tiles: expected 1 with .*`{encoder}`, got 4"):
+            load_recipe("tiny", stage="align", overrides=overrides)
 
 
 def test_an_override_makes_no_stage_that_a_recipe_lacks() -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,19 +16,23 @@ from torch.distributed.checkpoint import state_dict_saver
 from roikit.errors import RoikitError
 from roikit.sample import Example, Turn
 from roikit.train.loop import Interrupted
-from tests.roikit.conftest import ToySource
+from tests.roikit.conftest import TINY, ToySource
 from tests.roikit.train.test_train import make_recipe, run
 
 T = TypeVar("T")
 
+#: Pictures with regions have tiles, the others none: processes differ in how many.
+TILED = replace(TINY, max_tiles=4)
 #: Three conversations a step: two processes never have equally many, and with one at a time, one
 #: process has an empty micro-batch.
 CASES: dict[str, dict[str, Any]] = {
     "ddp": {"parallel": "ddp"},
     "ddp-accumulated": {"parallel": "ddp", "micro_batch": 1},
     "ddp-frozen": {"parallel": "ddp", "train": ("projector", "region_encoder"), "micro_batch": 1},
+    "ddp-tiled": {"parallel": "ddp", "model": TILED, "micro_batch": 1},
     "fsdp": {"parallel": "fsdp", "gradient_checkpointing": True},
     "fsdp-accumulated": {"parallel": "fsdp", "micro_batch": 1, "weight_decay": 0.1},
+    "fsdp-tiled": {"parallel": "fsdp", "model": TILED, "micro_batch": 1},
     "fsdp-muon": {"parallel": "fsdp", "optimizer": "muon", "lr_muon": 0.02},
     "fsdp-lora": {"parallel": "fsdp", "lora_rank": 4},
     "fsdp-held-out": {

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from roikit.config import ModelRecipe, Recipe, StageRecipe, load_recipe
+from roikit.config import PARTS, ModelRecipe, Recipe, StageRecipe, load_recipe
 from roikit.model.build import build_model
 from roikit.model.skeleton import build_skeleton
 from roikit.train.estimate import (
@@ -34,6 +34,7 @@ MODEL = replace(TINY, language_width=64, language_layers=4)
 ROWS = Rows(pictures=3, rows=3, tokens=40, label_columns=12, regions=5)
 STAGE1 = StageRecipe(train=("region_encoder",), batch_size=8, dtype="bf16")
 STAGE2 = replace(STAGE1, train=("projector", "region_encoder", "language_model"))
+ALL = replace(STAGE1, train=PARTS)
 LENGTHS = Conversations(
     tokens=(20, 30, 40, 50) * 4,
     label_spans=(10, 12, 14, 16) * 4,
@@ -70,6 +71,7 @@ def real_step(model: Any, shape: Rows) -> tuple[float, int]:
         logits = model(
             input_ids=ids,
             pixel_values=torch.zeros(shape.pictures, 3, config.image_size, config.image_size),
+            **tiles_of_the_first_picture(config, shape, boxes),
             region_boxes=boxes,
             region_image_index=pictures,
             logits_to_keep=shape.label_columns,
@@ -79,16 +81,36 @@ def real_step(model: Any, shape: Rows) -> tuple[float, int]:
     return counter.get_total_flops(), saved
 
 
-@pytest.mark.parametrize("run", [STAGE1, STAGE2], ids=["stage1", "stage2"])
-def test_a_footprint_is_that_of_the_real_step(run: StageRecipe) -> None:
+def tiles_of_the_first_picture(config: Any, shape: Rows, boxes: torch.Tensor) -> dict[str, Any]:
+    """All tiles of the shape, in one row; the other pictures have none."""
+    if not shape.tiles:
+        return {}
+    grids = torch.ones(shape.pictures, 2, dtype=torch.long)
+    grids[0, 1] = shape.tiles
+    places = torch.zeros(shape.tiles, 3, dtype=torch.long)
+    places[:, 2] = torch.arange(shape.tiles)
+    return {
+        "tile_values": torch.zeros(shape.tiles, 3, config.image_size, config.image_size),
+        "tile_places": places,
+        "tile_grids": grids,
+        "region_map_boxes": boxes,
+    }
+
+
+@pytest.mark.parametrize("num_tiles", [0, 4])
+@pytest.mark.parametrize(
+    "run", [STAGE1, STAGE2, ALL], ids=["stage1", "stage2", "the tower learns too"]
+)
+def test_a_footprint_is_that_of_the_real_step(run: StageRecipe, num_tiles: int) -> None:
+    shape = replace(ROWS, tiles=num_tiles)
     model = build_model(MODEL, texts=TEXTS).model
     words = model.get_input_embeddings().weight.shape[0]
     skeleton = build_skeleton(replace(MODEL, vocabulary=words))
     for one in (model, skeleton):
         choose_parts(one, run.train)
     model.language_model.set_attn_implementation("sdpa")
-    flops, saved = real_step(model, ROWS)
-    found = measure_footprint(skeleton, ROWS, dtype=torch.float32)
+    flops, saved = real_step(model, shape)
+    found = measure_footprint(skeleton, shape, dtype=torch.float32)
     # scattering features into their places and the kernel's own notes are all that differ
     assert found.flops == pytest.approx(flops, rel=0.05)
     assert found.activation_bytes == pytest.approx(saved, rel=0.05)
@@ -106,6 +128,17 @@ def test_checkpointing_trades_memory_for_operations() -> None:
     assert twice.activation_bytes == pytest.approx(2 * found.activation_bytes, rel=0.01)
     assert twice.flops == pytest.approx(2 * found.flops, rel=0.01)
     assert found.scaled(2).activation_bytes == pytest.approx(twice.activation_bytes, rel=0.01)
+
+
+def test_tiles_cost_the_tower_as_much_as_pictures() -> None:
+    tiled = replace(LENGTHS, tiles=(4, 0, 0, 0) * 4)
+    run = replace(ALL, micro_batch=2)
+    none, some = (micro_batches(lengths, run, 1) for lengths in (LENGTHS, tiled))
+    assert (none.typical.tiles, none.fullest.tiles) == (0, 0)
+    assert (some.typical.tiles, some.fullest.tiles) == (2, 4)
+    first, second = (measure_sizes(MODEL, run, batches) for batches in (none, some))
+    assert second.typical.flops > first.typical.flops
+    assert memory(second, run, gpus=1).activations > memory(first, run, gpus=1).activations
 
 
 def test_frozen_parts_cost_no_gradients_and_moments() -> None:

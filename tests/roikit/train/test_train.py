@@ -41,8 +41,8 @@ ALIGN = StageRecipe(
 
 
 def make_recipe(**changes: Any) -> Recipe:
-    stage = changes.pop("stage", "align")
-    return Recipe(name="toy", stage=stage, model=TINY, run=replace(ALIGN, **changes))
+    stage, model = changes.pop("stage", "align"), changes.pop("model", TINY)
+    return Recipe(name="toy", stage=stage, model=model, run=replace(ALIGN, **changes))
 
 
 def losses(out: Path) -> list[tuple[int, float]]:

@@ -1,0 +1,271 @@
+"""Regions read from tiles, on random weights of a few thousand parameters."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from roikit.batch import encode_example
+from roikit.errors import RoikitError
+from roikit.model.build import build_model
+from roikit.model.generate import LoadedModel, generate, load_model, score_options
+from roikit.model.processing import RoikitProcessor
+from roikit.model.regions import Regions
+from roikit.model.tiling import stitch
+from roikit.prompt import Prompt
+from roikit.sample import Region, Turn
+from roikit.views import View, Views, gather
+from tests.roikit.conftest import TEXTS, TINY, make_example
+
+SIDE = TINY.image_size
+STRIDE = 8  #: of the tower `plain`
+
+
+@pytest.fixture(scope="module")
+def loaded() -> LoadedModel:
+    """A model with up to 9 tiles, whose region encoder has learned something."""
+    torch.set_num_threads(1)
+    built = build_model(replace(TINY, max_tiles=9), texts=TEXTS)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in built.model.region_encoder.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return LoadedModel(model=built.model.eval(), processor=built.processor)
+
+
+def picture(width: int, height: int, seed: int = 0) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
+
+
+def prompt(
+    width: int, height: int, *boxes: tuple[float, float, float, float], seed: int = 0
+) -> Prompt:
+    text = " ".join(f"<region{i + 1}>" for i in range(len(boxes)))
+    return Prompt(
+        image=picture(width, height, seed),
+        regions=tuple(Region(box_xyxy=box) for box in boxes),
+        turns=(Turn("user", f"What is {text}?" if boxes else "Describe the picture."),),
+    )
+
+
+#: Of one tile, of several grids, and without a region.
+MIXED = [
+    prompt(90, 60, (2, 2, 20, 20), (70, 40, 88, 58), (5, 3, 85, 57)),
+    prompt(30, 20, (1, 2, 20, 15), seed=1),
+    prompt(96, 96, seed=2),
+    prompt(40, 95, (10, 60, 30, 90), seed=3),
+    prompt(93, 62, (33, 20, 50, 40), seed=4),
+]
+
+
+def rows_of(processor: RoikitProcessor, prompts: list[Prompt]) -> Views:
+    return gather([processor.view(p.image, [r.box_xyxy for r in p.regions]) for p in prompts])
+
+
+@torch.no_grad()
+def region_tokens(loaded: LoadedModel, views: Views) -> Tensor:
+    """What `embed` puts into the places of the regions."""
+    model, processor = loaded.model, loaded.processor
+    count = processor.num_region_tokens * len(views.boxes_R4)
+    images = processor.num_image_tokens * len(views.pixels_N3SS)
+    ids = [processor.image_token_id] * images + [processor.region_token_id] * count
+    embeds = model.embed(torch.tensor([ids]), **views.model_inputs(processor.normalise))
+    return embeds[0, images:].unflatten(0, (-1, processor.num_region_tokens))
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.tuples(st.integers(20, 300), st.integers(20, 300)),
+    st.sampled_from(["pad", "squash"]),
+    st.integers(2, 9),
+    st.data(),
+)
+def test_a_rectangle_is_found_again_in_the_tiles_where_its_box_says(
+    loaded: LoadedModel, image_wh: tuple[int, int], mode: str, most: int, data: st.DataObject
+) -> None:
+    processor = RoikitProcessor(
+        loaded.processor.tokenizer,
+        image_size=SIDE,
+        image_mode=mode,
+        image_mean=(0, 0, 0),
+        max_tiles=most,
+    )
+    width, height = image_wh
+    x0, y0 = data.draw(st.integers(0, width - 12)), data.draw(st.integers(0, height - 12))
+    x1 = data.draw(st.integers(x0 + 12, width))
+    y1 = data.draw(st.integers(y0 + 12, height))
+    image = np.zeros((height, width, 3), dtype=np.uint8)
+    image[y0:y1, x0:x1] = (255, 0, 0)
+    tiles = processor.view(image, [[x0, y0, x1, y1]]).tiles
+    if tiles is None:
+        assert max(image_wh) <= SIDE or (mode == "pad" and most == 2) or most < 4
+        return
+    rows, columns = tiles.grid
+    assert 1 < rows * columns <= most
+    canvas = torch.zeros(3, rows * SIDE, columns * SIDE)
+    for (row, column), pixels in zip(tiles.places_T2.tolist(), tiles.pixels_T3SS, strict=True):
+        canvas[:, row * SIDE : (row + 1) * SIDE, column * SIDE : (column + 1) * SIDE] = pixels
+    y, x = np.nonzero(canvas[0].numpy() > 127)
+    seen = [x.min(), y.min(), x.max() + 1, y.max() + 1]
+    canvas_wh = np.array([columns, rows, columns, rows]) * SIDE
+    assert (tiles.boxes_R4[0].numpy() * canvas_wh).tolist() == pytest.approx(seen, abs=1.01)
+
+
+def test_one_tile_is_as_if_there_were_none(built: Any, loaded: LoadedModel) -> None:
+    plain = built.processor
+    assert plain.max_tiles == 1
+    for one in MIXED:
+        assert plain.view(one.image, [r.box_xyxy for r in one.regions]).tiles is None
+    small = rows_of(loaded.processor, [MIXED[1]])
+    assert small.tiles is None
+    inputs = small.model_inputs(loaded.processor.normalise)
+    assert set(inputs) == {"pixel_values", "region_boxes", "region_image_index"}
+    # a picture that is cut has the same square as one that is not
+    cut, whole = (rows_of(p, MIXED) for p in (loaded.processor, plain))
+    assert torch.equal(cut.pixels_N3SS, whole.pixels_N3SS)
+    assert torch.equal(cut.boxes_R4, whole.boxes_R4)
+
+
+def test_a_region_from_tiles_is_one_read_from_all_of_them_put_together(
+    loaded: LoadedModel,
+) -> None:
+    model, processor = loaded.model, loaded.processor
+    # three tiles a side, and a region in the middle of one; the margin is a cell
+    assert processor.tile_margin == STRIDE
+    boxes = [[36.0, 40, 54, 52], [70.0, 74, 90, 90], [20.0, 20, 50, 50]]
+    view = processor.view(picture(96, 96), boxes)
+    assert view.tiles is not None and view.tiles.grid == (3, 3)
+    skipped = {(r, c) for r in range(3) for c in range(3)} - set(
+        map(tuple, view.tiles.places_T2.tolist())
+    )
+    assert skipped == {(0, 2), (1, 2), (2, 0)}
+    found = region_tokens(loaded, gather([view]))
+    # independently: every tile computed, its map put in its place by hand
+    whole = torch.from_numpy(picture(96, 96)).permute(2, 0, 1)
+    with torch.no_grad():
+        maps = [
+            model.vision_tower(processor.normalise(tile[None]))[0]
+            for row in whole.split(SIDE, dim=1)
+            for tile in row.split(SIDE, dim=2)
+        ]
+        level = torch.cat([torch.cat(maps[3 * r : 3 * r + 3], dim=3) for r in range(3)], dim=2)
+        regions = Regions(
+            boxes_R4=torch.tensor(boxes) / 96, image_index_R=torch.zeros(3, dtype=torch.long)
+        )
+        expected = model.region_encoder([level], regions, model.projector)
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_tiled_and_untiled_pictures_of_a_batch_do_not_change_each_other(
+    loaded: LoadedModel,
+) -> None:
+    processor = loaded.processor
+    together = rows_of(processor, MIXED)
+    assert together.tiles is not None
+    assert together.tiles.grids_N2.tolist() == [[2, 3], [1, 1], [1, 1], [3, 2], [2, 3]]
+    alone = torch.cat([region_tokens(loaded, rows_of(processor, [one])) for one in MIXED])
+    assert torch.allclose(region_tokens(loaded, together), alone, atol=1e-5)
+    assert generate(loaded, MIXED, max_new_tokens=6) == [
+        generate(loaded, [one], max_new_tokens=6)[0] for one in MIXED
+    ]
+    options = [["red", "green square"]] * len(MIXED)
+    scores = score_options(loaded, MIXED, options)
+    for one, found in zip(MIXED, scores, strict=True):
+        expected = score_options(loaded, [one], options[:1])[0]
+        assert [s.log_prob for s in found] == pytest.approx(
+            [s.log_prob for s in expected], abs=1e-4
+        )
+
+
+def test_tiles_show_what_is_lost_in_the_thumbnail(loaded: LoadedModel) -> None:
+    # 6 pixels of the thumbnail: stripes across and along are one grey there
+    def textured(*, across: bool) -> np.ndarray[Any, Any]:
+        image = picture(SIDE, SIDE).repeat(4, axis=0).repeat(4, axis=1)
+        stripes = np.indices((24, 24))[int(across)] % 2 * 255
+        image[36:60, 36:60] = stripes[..., None]
+        return image
+
+    def difference(largest: int) -> float:
+        processor = RoikitProcessor(
+            loaded.processor.tokenizer,
+            image_size=SIDE,
+            num_image_tokens=loaded.processor.num_image_tokens,
+            num_region_tokens=loaded.processor.num_region_tokens,
+            max_tiles=largest,
+            tile_margin=STRIDE,
+        )
+        with_one = LoadedModel(model=loaded.model, processor=processor)
+        first, second = (
+            region_tokens(
+                with_one, gather([processor.view(textured(across=a), [[36, 36, 60, 60]])])
+            )
+            for a in (False, True)
+        )
+        return float((first - second).norm() / first.norm())
+
+    assert difference(16) > 5 * difference(1)
+
+
+def test_tiles_put_together_lie_where_their_places_say() -> None:
+    tiles = torch.arange(4.0)[:, None, None, None].expand(4, 1, 2, 2)
+    places = [[3, 0, 1], [5, 0, 0], [5, 1, 1], [4, 0, 0]]  # the last one's grid is another
+    maps = stitch(tiles, places, (2, 2), {3: 0, 5: 1})
+    blocks = F.avg_pool2d(maps, 2)[:, 0]
+    assert blocks.tolist() == [[[0, 0], [0, 0]], [[1, 0], [0, 2]]]
+    assert maps.shape == (2, 1, 4, 4)
+
+
+@pytest.mark.parametrize("learns", [True, False], ids=["tower learns", "tower rests"])
+def test_gradients_reach_the_tower_through_tiles(loaded: LoadedModel, learns: bool) -> None:
+    model, processor = loaded.model, loaded.processor
+    inputs = processor(MIXED, left_pad=False)
+    calls = []
+    hook = model.vision_tower.register_forward_hook(lambda *_: calls.append(1))
+    model.vision_tower.requires_grad_(learns)
+    inputs["tile_values"].requires_grad_()
+    try:
+        model(**inputs, labels=inputs["input_ids"]).loss.backward()
+        gradients = [p.grad for p in model.vision_tower.parameters()]
+    finally:
+        hook.remove()
+        model.vision_tower.requires_grad_(True)
+        model.zero_grad(set_to_none=True)
+    assert calls == [1]
+    assert all((g is not None) == learns for g in gradients)
+    used = inputs["tile_values"].grad
+    # the margin is generous: two tiles are computed of which no sample reads
+    assert used is not None and (used.flatten(1).abs().sum(1) > 0).sum() == len(used) - 2
+
+
+def test_saved_with_the_processor_and_used_in_training(loaded: LoadedModel, tmp_path: Path) -> None:
+    loaded.model.save_pretrained(tmp_path)
+    loaded.processor.save_pretrained(tmp_path)
+    again = load_model(tmp_path, device="cpu")
+    assert again.processor.tile_rule == loaded.processor.tile_rule
+    assert again.model.config.max_tiles == 9
+    assert generate(again, MIXED, max_new_tokens=4) == generate(loaded, MIXED, max_new_tokens=4)
+    row = encode_example(make_example(0), again.processor, max_tokens=200)
+    assert row is not None and row.view.tiles is not None
+    assert row.view.tiles.grid == (2, 2)  # 40 pixels a side
+
+
+def test_tiles_without_their_places_are_refused(loaded: LoadedModel) -> None:
+    inputs = loaded.processor(MIXED)
+    del inputs["tile_grids"]
+    with pytest.raises(RoikitError, match="`tile_grids` and `region_map_boxes` together"):
+        loaded.model(**inputs)
+
+
+def test_views_move_with_their_tiles(loaded: LoadedModel) -> None:
+    moved = rows_of(loaded.processor, MIXED).to(torch.device("meta"))
+    assert moved.tiles is not None
+    assert {moved.tiles.pixels_T3SS.device.type, moved.boxes_R4.device.type} == {"meta"}
+    view = View(pixels_3SS=torch.zeros(3, 2, 2), boxes_R4=torch.zeros(0, 4))
+    assert gather([view]).tiles is None
