@@ -18,7 +18,7 @@ from roikit.model.build import build_model
 from roikit.model.generate import LoadedModel, generate, load_model, score_options
 from roikit.model.processing import RoikitProcessor
 from roikit.model.regions import Regions
-from roikit.model.tiling import stitch
+from roikit.model.tiling import TileInputs, encode_regions, stitch
 from roikit.prompt import Prompt
 from roikit.sample import Region, Turn
 from roikit.views import View, Views, gather
@@ -221,6 +221,42 @@ def test_tiles_put_together_lie_where_their_places_say() -> None:
     blocks = F.avg_pool2d(maps, 2)[:, 0]
     assert blocks.tolist() == [[[0, 0], [0, 0]], [[1, 0], [0, 2]]]
     assert maps.shape == (2, 1, 4, 4)
+
+
+class Telling(torch.nn.Module):
+    """Stands for an encoder: its tokens say what it was given of each region."""
+
+    def forward(self, levels: list[Tensor], regions: Regions, project: Any) -> Tensor:
+        assert regions.masks_RMM is not None
+        assert regions.image_index_R.tolist() == sorted(regions.image_index_R.tolist())
+        boxes, masks = regions.boxes_R4[:, :1], regions.masks_RMM.flatten(1)[:, :1]
+        pictures = levels[0][regions.image_index_R].flatten(1).amax(1, keepdim=True)
+        return torch.cat([boxes, regions.on_maps[:, :1], masks, pictures], dim=1)[:, None]
+
+
+def test_regions_keep_their_order_masks_and_pictures() -> None:
+    # pictures 0 and 3 have two tiles, 1 none, 2 one below the other; each tile's map says whose
+    index = torch.tensor([0, 1, 1, 2, 3, 3])
+    places = torch.tensor([[0, 0, 0], [0, 0, 1], [2, 1, 0], [3, 0, 1]])
+    tiles = TileInputs(
+        values_T3SS=torch.zeros(4, 3, 2, 2),
+        places_T3=places,
+        grids_N2=torch.tensor([[1, 2], [1, 1], [2, 1], [1, 2]]),
+    )
+    numbers = torch.arange(6.0)
+    regions = Regions(
+        boxes_R4=numbers[:, None].expand(6, 4),
+        image_index_R=index,
+        masks_RMM=numbers[:, None, None].expand(6, 28, 28) + 20,
+        map_boxes_R4=numbers[:, None].expand(6, 4) + 10,
+    )
+    whole = [torch.arange(4.0)[:, None, None, None].expand(4, 1, 2, 2)]
+    of_tiles = [100 + places[:, 0].float()[:, None, None, None].expand(4, 1, 2, 2)]
+    told = encode_regions(Telling(), whole, regions, torch.nn.Identity(), of_tiles, tiles)[:, 0]
+    assert torch.equal(told[:, 0], numbers)
+    assert torch.equal(told[:, 1], numbers + 10)
+    assert torch.equal(told[:, 2], numbers + 20)
+    assert told[:, 3].tolist() == [100, 1, 1, 102, 103, 103]
 
 
 @pytest.mark.parametrize("learns", [True, False], ids=["tower learns", "tower rests"])
