@@ -18,7 +18,7 @@ from roikit.model.build import build_model
 from roikit.model.generate import LoadedModel, generate, load_model, score_options
 from roikit.model.processing import RoikitProcessor
 from roikit.model.regions import Regions
-from roikit.model.tiling import stitch
+from roikit.model.tiling import TileInputs, encode_regions, stitch
 from roikit.prompt import Prompt
 from roikit.sample import Region, Turn
 from roikit.views import View, Views, gather
@@ -28,16 +28,20 @@ SIDE = TINY.image_size
 STRIDE = 8  #: of the tower `plain`
 
 
-@pytest.fixture(scope="module")
-def loaded() -> LoadedModel:
+def build(encoder: str) -> LoadedModel:
     """A model with up to 9 tiles, whose region encoder has learned something."""
     torch.set_num_threads(1)
-    built = build_model(replace(TINY, max_tiles=9), texts=TEXTS)
+    built = build_model(replace(TINY, max_tiles=9, region_encoder=encoder), texts=TEXTS)
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in built.model.region_encoder.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
     return LoadedModel(model=built.model.eval(), processor=built.processor)
+
+
+@pytest.fixture(scope="module")
+def loaded() -> LoadedModel:
+    return build("replay")
 
 
 def picture(width: int, height: int, seed: int = 0) -> np.ndarray[Any, Any]:
@@ -133,19 +137,16 @@ def test_one_tile_is_as_if_there_were_none(built: Any, loaded: LoadedModel) -> N
     assert torch.equal(cut.boxes_R4, whole.boxes_R4)
 
 
-def test_a_region_from_tiles_is_one_read_from_all_of_them_put_together(
-    loaded: LoadedModel,
-) -> None:
+@pytest.mark.parametrize("encoder", ["replay"])
+def test_a_region_from_tiles_is_one_read_from_all_of_them_put_together(encoder: str) -> None:
+    loaded = build(encoder)
     model, processor = loaded.model, loaded.processor
-    # three tiles a side, and a region in the middle of one; the margin is a cell
     assert processor.tile_margin == STRIDE
-    boxes = [[36.0, 40, 54, 52], [70.0, 74, 90, 90], [20.0, 20, 50, 50]]
+    # within a tile, but for the margin and what `deformable` reaches, and across a border
+    boxes = [[44.0, 44, 52, 52], [78.0, 78, 90, 90], [24.0, 4, 40, 12]]
     view = processor.view(picture(96, 96), boxes)
     assert view.tiles is not None and view.tiles.grid == (3, 3)
-    skipped = {(r, c) for r in range(3) for c in range(3)} - set(
-        map(tuple, view.tiles.places_T2.tolist())
-    )
-    assert skipped == {(0, 2), (1, 2), (2, 0)}
+    assert view.tiles.places_T2.tolist() == [[0, 0], [0, 1], [1, 1], [2, 2]]
     found = region_tokens(loaded, gather([view]))
     # independently: every tile computed, its map put in its place by hand
     whole = torch.from_numpy(picture(96, 96)).permute(2, 0, 1)
@@ -220,6 +221,42 @@ def test_tiles_put_together_lie_where_their_places_say() -> None:
     blocks = F.avg_pool2d(maps, 2)[:, 0]
     assert blocks.tolist() == [[[0, 0], [0, 0]], [[1, 0], [0, 2]]]
     assert maps.shape == (2, 1, 4, 4)
+
+
+class Telling(torch.nn.Module):
+    """Stands for an encoder: its tokens say what it was given of each region."""
+
+    def forward(self, levels: list[Tensor], regions: Regions, project: Any) -> Tensor:
+        assert regions.masks_RMM is not None
+        assert regions.image_index_R.tolist() == sorted(regions.image_index_R.tolist())
+        boxes, masks = regions.boxes_R4[:, :1], regions.masks_RMM.flatten(1)[:, :1]
+        pictures = levels[0][regions.image_index_R].flatten(1).amax(1, keepdim=True)
+        return torch.cat([boxes, regions.on_maps[:, :1], masks, pictures], dim=1)[:, None]
+
+
+def test_regions_keep_their_order_masks_and_pictures() -> None:
+    # pictures 0 and 3 have two tiles, 1 none, 2 one below the other; each tile's map says whose
+    index = torch.tensor([0, 1, 1, 2, 3, 3])
+    places = torch.tensor([[0, 0, 0], [0, 0, 1], [2, 1, 0], [3, 0, 1]])
+    tiles = TileInputs(
+        values_T3SS=torch.zeros(4, 3, 2, 2),
+        places_T3=places,
+        grids_N2=torch.tensor([[1, 2], [1, 1], [2, 1], [1, 2]]),
+    )
+    numbers = torch.arange(6.0)
+    regions = Regions(
+        boxes_R4=numbers[:, None].expand(6, 4),
+        image_index_R=index,
+        masks_RMM=numbers[:, None, None].expand(6, 28, 28) + 20,
+        map_boxes_R4=numbers[:, None].expand(6, 4) + 10,
+    )
+    whole = [torch.arange(4.0)[:, None, None, None].expand(4, 1, 2, 2)]
+    of_tiles = [100 + places[:, 0].float()[:, None, None, None].expand(4, 1, 2, 2)]
+    told = encode_regions(Telling(), whole, regions, torch.nn.Identity(), of_tiles, tiles)[:, 0]
+    assert torch.equal(told[:, 0], numbers)
+    assert torch.equal(told[:, 1], numbers + 10)
+    assert torch.equal(told[:, 2], numbers + 20)
+    assert told[:, 3].tolist() == [100, 1, 1, 102, 103, 103]
 
 
 @pytest.mark.parametrize("learns", [True, False], ids=["tower learns", "tower rests"])
