@@ -95,6 +95,8 @@ def build_model(
         image_std=std,
         num_image_tokens=config.num_image_tokens,
         num_region_tokens=config.num_region_tokens,
+        use_masks=recipe.use_masks,
+        boxes_as_text=recipe.region_encoder == "text",
     )
     return Built(model=model, processor=processor, from_scratch=tuple(scratch))
 

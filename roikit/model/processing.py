@@ -6,7 +6,7 @@ words, from the chat template's generation marks.
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -19,6 +19,8 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from roikit import boxes as box_ops
 from roikit.errors import RoikitError
+from roikit.masks import box_masks
+from roikit.model.box_text import character_ids, write_boxes
 from roikit.prompt import (
     IMAGE_TOKEN,
     REGION_TOKEN,
@@ -52,6 +54,8 @@ class RoikitProcessor(ProcessorMixin):
         image_std: a channel.
         num_image_tokens: tokens of a picture.
         num_region_tokens: tokens of a region.
+        use_masks: a region that has a mask is read through it.
+        boxes_as_text: the model has no region features: boxes are written into the prompt.
     """
 
     attributes = ["tokenizer"]  # noqa: RUF012 (the base class's form)
@@ -66,6 +70,8 @@ class RoikitProcessor(ProcessorMixin):
         image_std: Sequence[float] = (0.5, 0.5, 0.5),
         num_image_tokens: int = 196,
         num_region_tokens: int = 9,
+        use_masks: bool = True,
+        boxes_as_text: bool = False,
         **kwargs: Any,
     ) -> None:
         self.image_size = image_size
@@ -74,22 +80,33 @@ class RoikitProcessor(ProcessorMixin):
         self.image_std = list(image_std)
         self.num_image_tokens = num_image_tokens
         self.num_region_tokens = num_region_tokens
+        self.use_masks = use_masks
+        self.boxes_as_text = boxes_as_text
         super().__init__(tokenizer, **kwargs)
         if tokenizer is not None:
             self.image_token_id: int = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
             self.region_token_id: int = tokenizer.convert_tokens_to_ids(REGION_TOKEN)
             self.special_tokens = special_token_names(tokenizer)
+            self._box_ids = character_ids(tokenizer) if boxes_as_text else {}
 
-    def view(self, image: npt.NDArray[np.uint8], boxes_xyxy: npt.ArrayLike) -> View:
+    def view(
+        self,
+        image: npt.NDArray[np.uint8],
+        boxes_xyxy: npt.ArrayLike,
+        masks_RMM: npt.NDArray[np.float32] | None = None,
+    ) -> View:
         """Bring a picture and its boxes to the input square together.
 
         Args:
             image: (H, W, 3) RGB, upright.
             boxes_xyxy: (R, 4) pixels of that picture, in the order of their tokens.
+            masks_RMM: of the regions, each over its box, as `region_masks` gives them.
+
+        Returns:
+            Without boxes and masks where boxes are text: `write_boxes` puts them into the prompt.
         """
         height, width = image.shape[:2]
-        fit = box_ops.squash if self.image_mode == "squash" else box_ops.letterbox
-        resize, (inner_width, inner_height) = fit((width, height), self.image_size)
+        resize, (inner_width, inner_height) = self._fit((width, height))
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
         if (inner_height, inner_width) != (height, width):
             pixels = F.interpolate(
@@ -102,8 +119,61 @@ class RoikitProcessor(ProcessorMixin):
             square[:] = torch.tensor([round(255 * m) for m in self.image_mean])[:, None, None]
             square[:, top : top + inner_height, left : left + inner_width] = pixels
             pixels = square
-        boxes = np.clip(resize.apply(boxes_xyxy) / self.image_size, 0.0, 1.0)
-        return View(pixels_3SS=pixels, boxes_R4=torch.from_numpy(boxes.astype(np.float32)))
+        if self.boxes_as_text:
+            return View(pixels_3SS=pixels, boxes_R4=torch.zeros(0, 4))
+        boxes = self._on_square(boxes_xyxy, (width, height)).astype(np.float32)
+        return View(
+            pixels_3SS=pixels,
+            boxes_R4=torch.from_numpy(boxes),
+            # a mirrored one is a view that torch cannot take
+            masks_RMM=None
+            if masks_RMM is None
+            else torch.from_numpy(np.ascontiguousarray(masks_RMM)),
+        )
+
+    def region_masks(
+        self, regions: Sequence[Region], image_wh: tuple[int, int]
+    ) -> npt.NDArray[np.float32] | None:
+        """Return the masks that the model reads regions through; None where it reads none.
+
+        Raises:
+            ValidationError: a mask is not the picture's.
+        """
+        if self.boxes_as_text or not self.use_masks:
+            return None
+        return box_masks(regions, image_wh)
+
+    def write_boxes(
+        self, encoded: "Encoded", boxes_xyxy: npt.ArrayLike, image_wh: tuple[int, int]
+    ) -> "Encoded":
+        """Put boxes into the places of their tokens, where the model reads boxes as text.
+
+        Args:
+            encoded: with placeholders; where regions are features it stays as it is.
+            boxes_xyxy: (R, 4) pixels of the picture as the model will see it, in the order of their
+                tokens.
+            image_wh: that picture's.
+        """
+        if not self.boxes_as_text:
+            return encoded
+        input_ids = write_boxes(
+            encoded.input_ids,
+            self._on_square(boxes_xyxy, image_wh),
+            region_token_id=self.region_token_id,
+            ids=self._box_ids,
+        )
+        return replace(encoded, input_ids=input_ids)
+
+    def _fit(self, image_wh: tuple[int, int]) -> tuple[box_ops.Resize, tuple[int, int]]:
+        fit = box_ops.squash if self.image_mode == "squash" else box_ops.letterbox
+        return fit(image_wh, self.image_size)
+
+    def _on_square(
+        self, boxes_xyxy: npt.ArrayLike, image_wh: tuple[int, int]
+    ) -> npt.NDArray[np.float64]:
+        """Boxes (R, 4) in pixels of a picture as fractions of the input square."""
+        resize, _ = self._fit(image_wh)
+        return np.clip(resize.apply(boxes_xyxy) / self.image_size, 0.0, 1.0)
 
     def normalise(self, pixels_B3SS: Tensor) -> Tensor:
         """(B, 3, S, S) uint8 to float32, with the tower's mean and deviation."""
@@ -158,7 +228,8 @@ class RoikitProcessor(ProcessorMixin):
         """Tokenise a prompt up to where the assistant speaks.
 
         A prompt of more than `max_tokens` loses its oldest exchanges; regions still spoken of are
-        introduced anew, since the first mention that is left carries their features.
+        introduced anew, since the first mention that is left carries their features. Boxes that
+        are text are in their places.
 
         Raises:
             RoikitError: the last question alone is too long.
@@ -173,7 +244,9 @@ class RoikitProcessor(ProcessorMixin):
             )
             encoded = self.encode(rendered, add_generation_prompt=True)
             if max_tokens is None or len(encoded.input_ids) <= max_tokens:
-                return encoded
+                height, width = prompt.image.shape[:2]
+                boxes = ordered_boxes(prompt.regions, encoded.region_order)
+                return self.write_boxes(encoded, boxes, (width, height))
             if len(turns) <= 2:
                 raise RoikitError(
                     f"prompt: {len(encoded.input_ids)} tokens, the model's context leaves room for "
@@ -195,7 +268,7 @@ class RoikitProcessor(ProcessorMixin):
     ) -> dict[str, Tensor]:
         """Pad encoded prompts and transform their pictures."""
         views = [
-            self.view(prompt.image, ordered_boxes(prompt.regions, encoding.region_order))
+            self._view_of(prompt, encoding.region_order)
             for prompt, encoding in zip(prompts, encoded, strict=True)
         ]
         input_ids, attention_mask = pad(
@@ -206,6 +279,15 @@ class RoikitProcessor(ProcessorMixin):
             "attention_mask": attention_mask,
             **gather(views).model_inputs(self.normalise),
         }
+
+    def _view_of(self, prompt: Prompt, region_order: Sequence[int]) -> View:
+        height, width = prompt.image.shape[:2]
+        introduced = [prompt.regions[n - 1] for n in region_order]
+        return self.view(
+            prompt.image,
+            ordered_boxes(prompt.regions, region_order),
+            self.region_masks(introduced, (width, height)),
+        )
 
     @property
     def pad_token_id(self) -> int:

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Protocol
 from torch import Tensor, nn
 
 from roikit.errors import UsageError
+from roikit.masks import MASK_SIZE as MASK_SIZE
 from roikit.model.replay import ReplayEncoder
 
 if TYPE_CHECKING:
     from roikit.model.configuration import RoikitConfig
 
-#: Cells along the side of a region's mask, which lies over its box.
-MASK_SIZE = 28
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
