@@ -95,7 +95,7 @@ def around_point(
         point_xy: pixels, inside the picture or on its edge.
         image_wh: the picture's.
     """
-    half = max(1.0, POINT_SHARE * max(image_wh)) / 2
+    half = max(2.0, POINT_SHARE * max(image_wh)) / 2  # in a corner a pixel of it is left
     x, y = point_xy
     (box,) = clip([[x - half, y - half, x + half, y + half]], image_wh).tolist()
     return box[0], box[1], box[2], box[3]

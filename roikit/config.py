@@ -261,7 +261,7 @@ def load_recipe(name: str, *, stage: str | None, overrides: Sequence[str] = ()) 
     called = tables.get("name", path.stem)  # a run's `recipe.toml` tells what it was called
     if not isinstance(called, str) or not called:
         raise UsageError(f"name: expected text, got `{called}`")
-    return Recipe(
+    recipe = Recipe(
         name=called,
         stage=stage,
         model=model,
@@ -269,6 +269,8 @@ def load_recipe(name: str, *, stage: str | None, overrides: Sequence[str] = ()) 
         seed=seed,
         keep_clean=_benchmarks(tables.get("keep_clean", list(KEEP_CLEAN))),
     )
+    check_learns(recipe)
+    return recipe
 
 
 def _benchmarks(value: Any) -> tuple[str, ...]:
@@ -333,6 +335,20 @@ def check_model(model: ModelRecipe) -> None:
         if getattr(model, name) < 0:
             raise UsageError(f"model.{name}: expected 0 or more, got {getattr(model, name)}")
     _check_choices(model, "model", _MODEL_CHOICES)
+
+
+def check_learns(recipe: Recipe) -> None:
+    """Refuse a stage in which nothing could learn, before anything is read for it.
+
+    Raises:
+        UsageError: it trains the region encoder alone, and the model has none.
+    """
+    if recipe.model.region_encoder == "text" and set(recipe.run.train) == {"region_encoder"}:
+        raise UsageError(
+            f"{recipe.stage}.train: the region encoder `text` has nothing that could learn",
+            hint=f"boxes as text are the language model's to read: "
+            f'--set {recipe.stage}.train=["language_model"], or leave the stage out',
+        )
 
 
 def _check_choices(values: Any, table: str, choices: Mapping[str, Sequence[str]]) -> None:

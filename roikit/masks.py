@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from roikit.errors import RoikitError, UsageError, ValidationError
+from roikit.errors import UsageError, ValidationError
 from roikit.sample import Region, Rle
 
 #: Cells along the side of a region's mask, which lies over its box.
@@ -75,8 +75,8 @@ def unpack_counts(text: str) -> npt.NDArray[np.int64]:
     Raises:
         ValidationError: another text, or one that ends in the middle of a number.
     """
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-    codes = codes.astype(np.int64) - 48
+    characters = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    codes = characters.astype(np.int64) - 48
     if not len(codes):
         return codes
     ends = np.flatnonzero(codes & 0x20 == 0)
@@ -135,15 +135,15 @@ def _rle(mask: MaskLike) -> Rle:
     if isinstance(mask, Rle):
         return mask
     if isinstance(mask, Mapping):
-        size, counts = mask.get("size"), mask.get("counts")
+        size, counts = np.asarray(mask.get("size")), mask.get("counts")
         if isinstance(counts, bytes):  # as `pycocotools` gives it
             counts = counts.decode("latin-1")
-        if not isinstance(counts, str) or np.shape(size) != (2,):
+        if not isinstance(counts, str) or size.shape != (2,) or size.dtype.kind not in "ui":
             raise UsageError(
                 "mask: expected runs with `size` and packed `counts`, as `pycocotools` gives them"
             )
-        height, width = np.asarray(size).tolist()
-        return Rle(size=(int(height), int(width)), counts=counts)
+        height, width = size.tolist()
+        return Rle(size=(height, width), counts=counts)
     pixels = np.asarray(mask)
     if pixels.ndim != 2 or pixels.dtype.kind not in "bui" or pixels.max(initial=0) > 1:
         raise UsageError(
@@ -216,4 +216,3 @@ def _shares(start: float, end: float, first: int, last: int) -> npt.NDArray[np.f
     overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
     shares: npt.NDArray[np.float32] = np.clip(overlap * (MASK_SIZE / (end - start)), 0.0, None)
     return shares.astype(np.float32)
-

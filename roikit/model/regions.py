@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from roikit.model.configuration import RoikitConfig
 
 
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Regions:
     """The regions of a batch, in the order of their tokens."""
