@@ -346,8 +346,8 @@ def check_learns(recipe: Recipe) -> None:
     if recipe.model.region_encoder == "text" and set(recipe.run.train) == {"region_encoder"}:
         raise UsageError(
             f"{recipe.stage}.train: the region encoder `text` has nothing that could learn",
-            hint=f"boxes as text are the language model's to read: "
-            f'--set {recipe.stage}.train=["language_model"], or leave the stage out',
+            hint="boxes as text are the language model's to read: "
+            f"--set '{recipe.stage}.train=[\"language_model\"]', or leave the stage out",
         )
 
 

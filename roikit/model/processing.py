@@ -105,8 +105,11 @@ class RoikitProcessor(ProcessorMixin):
         Returns:
             Without boxes and masks where boxes are text: `write_boxes` puts them into the prompt.
         """
+        if self.boxes_as_text:
+            boxes_xyxy, masks_RMM = [], None
         height, width = image.shape[:2]
-        resize, (inner_width, inner_height) = self._fit((width, height))
+        fit = box_ops.squash if self.image_mode == "squash" else box_ops.letterbox
+        resize, (inner_width, inner_height) = fit((width, height), self.image_size)
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
         if (inner_height, inner_width) != (height, width):
             pixels = F.interpolate(
@@ -119,16 +122,12 @@ class RoikitProcessor(ProcessorMixin):
             square[:] = torch.tensor([round(255 * m) for m in self.image_mean])[:, None, None]
             square[:, top : top + inner_height, left : left + inner_width] = pixels
             pixels = square
-        if self.boxes_as_text:
-            return View(pixels_3SS=pixels, boxes_R4=torch.zeros(0, 4))
-        boxes = self._on_square(boxes_xyxy, (width, height)).astype(np.float32)
+        boxes = np.clip(resize.apply(boxes_xyxy) / self.image_size, 0.0, 1.0)
+        masks = None
+        if masks_RMM is not None:  # torch takes no mirrored view
+            masks = torch.from_numpy(np.ascontiguousarray(masks_RMM))
         return View(
-            pixels_3SS=pixels,
-            boxes_R4=torch.from_numpy(boxes),
-            # a mirrored one is a view that torch cannot take
-            masks_RMM=None
-            if masks_RMM is None
-            else torch.from_numpy(np.ascontiguousarray(masks_RMM)),
+            pixels_3SS=pixels, boxes_R4=torch.from_numpy(boxes.astype(np.float32)), masks_RMM=masks
         )
 
     def region_masks(
@@ -156,24 +155,15 @@ class RoikitProcessor(ProcessorMixin):
         """
         if not self.boxes_as_text:
             return encoded
+        fit = box_ops.squash if self.image_mode == "squash" else box_ops.letterbox
+        resize, _ = fit(image_wh, self.image_size)
         input_ids = write_boxes(
             encoded.input_ids,
-            self._on_square(boxes_xyxy, image_wh),
+            np.clip(resize.apply(boxes_xyxy) / self.image_size, 0.0, 1.0),
             region_token_id=self.region_token_id,
             ids=self._box_ids,
         )
         return replace(encoded, input_ids=input_ids)
-
-    def _fit(self, image_wh: tuple[int, int]) -> tuple[box_ops.Resize, tuple[int, int]]:
-        fit = box_ops.squash if self.image_mode == "squash" else box_ops.letterbox
-        return fit(image_wh, self.image_size)
-
-    def _on_square(
-        self, boxes_xyxy: npt.ArrayLike, image_wh: tuple[int, int]
-    ) -> npt.NDArray[np.float64]:
-        """Boxes (R, 4) in pixels of a picture as fractions of the input square."""
-        resize, _ = self._fit(image_wh)
-        return np.clip(resize.apply(boxes_xyxy) / self.image_size, 0.0, 1.0)
 
     def normalise(self, pixels_B3SS: Tensor) -> Tensor:
         """(B, 3, S, S) uint8 to float32, with the tower's mean and deviation."""

@@ -120,7 +120,7 @@ def _forward(
 
     levels = model.feature_levels(empty(shape.pictures, 3, config.image_size, config.image_size))
     features = [model.image_features(levels).flatten(0, 1)]
-    if shape.regions:
+    if shape.regions and config.region_encoder != "text":
         index = empty(shape.regions, of=torch.long)
         boxes = empty(shape.regions, 4, of=torch.float32)
         regions = Regions(boxes_R4=boxes, image_index_R=index)

@@ -181,7 +181,7 @@ def test_a_sentencepiece_vocabulary_has_the_characters() -> None:
 def test_a_stage_that_trains_the_region_encoder_alone_is_refused() -> None:
     with pytest.raises(UsageError, match=r"stage1\.train: the region encoder `text`") as caught:
         load_recipe("tiny", stage="stage1", overrides=["model.region_encoder=text"])
-    assert '--set stage1.train=["language_model"]' in str(caught.value.hint)
+    assert "--set 'stage1.train=[\"language_model\"]'" in str(caught.value.hint)
     for more in (['stage1.train=["language_model"]'], ['stage1.train=["projector"]']):
         recipe = load_recipe("tiny", stage="stage1", overrides=["model.region_encoder=text", *more])
         check_learns(recipe)
