@@ -1,6 +1,8 @@
 import copy
 import io
 import random
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,7 +16,7 @@ from roikit.errors import CorruptSampleError, RoikitError
 from roikit.masks import encode_mask
 from roikit.prompt import Prompt
 from roikit.sample import Region, Rle, Turn
-from tests.roikit.conftest import make_example
+from tests.roikit.conftest import TEXTS, TINY, make_example
 
 
 def test_what_is_too_long_together_is_asked_one_by_one(built: Any) -> None:
@@ -301,6 +303,15 @@ def test_masks_are_mirrored_with_their_boxes_and_can_be_left_out(built: Any) -> 
     row = encode_example(example, processor, max_tokens=500)
     assert row is not None
     assert row.view.masks_RMM is None
+
+
+def test_a_model_built_without_masks_is_saved_without_them(tmp_path: Path) -> None:
+    from roikit.model.build import build_model
+
+    processor = build_model(replace(TINY, use_masks=False), texts=TEXTS).processor
+    processor.save_pretrained(tmp_path)
+    again = type(processor).from_pretrained(tmp_path)
+    assert (processor.use_masks, again.use_masks, again.boxes_as_text) == (False, False, False)
 
 
 def test_a_mask_that_cannot_be_read_names_its_sample(built: Any) -> None:

@@ -77,11 +77,16 @@ def real_step(model: Any, shape: Rows) -> tuple[float, int]:
     return counter.get_total_flops(), saved
 
 
-@pytest.mark.parametrize("run", [STAGE1, STAGE2], ids=["stage1", "stage2"])
-def test_a_footprint_is_that_of_the_real_step(run: StageRecipe) -> None:
-    model = build_model(MODEL, texts=TEXTS).model
+@pytest.mark.parametrize(
+    ("run", "encoder"),
+    [(STAGE1, "replay"), (STAGE2, "replay"), (STAGE2, "text")],
+    ids=["stage1", "stage2", "text"],
+)
+def test_a_footprint_is_that_of_the_real_step(run: StageRecipe, encoder: Any) -> None:
+    recipe = replace(MODEL, region_encoder=encoder)
+    model = build_model(recipe, texts=TEXTS).model
     words = model.get_input_embeddings().weight.shape[0]
-    skeleton = build_skeleton(replace(MODEL, vocabulary=words))
+    skeleton = build_skeleton(replace(recipe, vocabulary=words))
     for one in (model, skeleton):
         choose_parts(one, run.train)
     model.language_model.set_attn_implementation("sdpa")
