@@ -26,9 +26,11 @@ from pipelines.draft import (
     SplitRecords,
 )
 from pipelines.images import ImageRoots, image_roots, match_frame, safe_name
-from pipelines.jsonl_boxes import BoxFormat, corners_in_pixels
+from pipelines.jsonl_boxes import BoxFormat, corners_in_pixels, point_in_pixels
 from pipelines.jsonl_text import Problem, read_turns
+from pipelines.masks import with_mask
 from pipelines.rejections import reject
+from roikit.boxes import around_point
 from roikit.errors import UsageError
 from roikit.mentions import escape, mention, mentioned
 from roikit.sample import Choice, Conversation, Region, Rejection, Source, Task, Turn
@@ -50,7 +52,9 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Region(msgspec.Struct, forbid_unknown_fields=True):
-    box: tuple[float, float, float, float]
+    box: tuple[float, float, float, float] | None = None
+    point: tuple[float, float] | None = None
+    mask: msgspec.Raw = msgspec.Raw()
     label: str | None = None
     caption: str | None = None
     phrase: str | None = None  #: Visual Genome's name of a caption
@@ -168,14 +172,28 @@ def _place_region(
         if text is not None and not clean_text(text):
             return reject("E_PHRASE_EMPTY", f"{name}: expected a text, got none", **where)
     header = picture.header
-    corners = corners_in_pixels(region.box, box_format, header)
-    if isinstance(corners, Problem):
-        return reject(corners.code, corners.message, **where)
+    point_xy: tuple[float, float] | None = None
+    if region.point is not None:
+        point = point_in_pixels(region.point, box_format, header)
+        if isinstance(point, Problem):
+            return reject(point.code, point.message, **where)
+        point_xy = point
+    if region.box is not None:
+        box = corners_in_pixels(region.box, box_format, header)
+        if isinstance(box, Problem):
+            return reject(box.code, box.message, **where)
+        corners = box
+    elif point_xy is not None:
+        corners = around_point(point_xy, (header.width, header.height))
+    else:
+        return reject("E_FIELD_MISSING", "missing field `box`, or `point` in its place", **where)
     frame = match_frame(header, None)
     assert frame is not None
     placed = frame.place(corners)
     if isinstance(placed, str):
-        message = f"box {list(region.box)} ({box_format}) in a picture of {frame.annotated_wh}"
+        message = (
+            f"box {list(region.box or corners)} ({box_format}) in a picture of {frame.annotated_wh}"
+        )
         if box_format == "xyxy" and (corners[2] <= corners[0] or corners[3] <= corners[1]):
             message += '; is it x, y, width, height? then say "box_format": "xywh"'
         return reject(placed, message, **where)
@@ -183,7 +201,10 @@ def _place_region(
     built.num_clipped += is_clipped
     built.num_converted += 1
     label = None if region.label is None else clean_text(region.label)
-    built.regions.append(Region(box_xyxy=box_xyxy, label=label))
+    placed_region = Region(box_xyxy=box_xyxy, label=label, point_xy=point_xy)
+    built.regions.append(
+        with_mask(placed_region, bytes(region.mask) or None, frame, built, **where)
+    )
     return region
 
 

@@ -1,4 +1,4 @@
-"""Boxes as a user writes them in `jsonl`: corners or sizes, pixels or fractions."""
+"""Boxes and points as a user writes them in `jsonl`: corners or sizes, pixels or fractions."""
 
 from typing import Literal
 
@@ -33,3 +33,19 @@ def corners_in_pixels(
             f' for pixels say "box_format": "{box_format.removesuffix("_norm")}"',
         )
     return x0 * header.width, y0 * header.height, x1 * header.width, y1 * header.height
+
+
+def point_in_pixels(
+    point: tuple[float, float], box_format: BoxFormat, header: ImageHeader
+) -> tuple[float, float] | Problem:
+    """Return a point in pixels of the upright picture, or why it is none; units are the boxes'."""
+    x, y = point
+    if box_format.endswith("_norm"):
+        x, y = x * header.width, y * header.height
+    if not (0 <= x <= header.width and 0 <= y <= header.height):
+        return Problem(
+            "E_VALUE_RANGE",
+            f"point {list(point)} ({box_format}): lies outside the picture,"
+            f" {header.width} x {header.height}",
+        )
+    return x, y

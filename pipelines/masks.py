@@ -6,12 +6,12 @@ sizes, EXIF) before they are drawn. Runs are pixels already and cannot follow: t
 than the upright picture are left out.
 
 `pycocotools` draws and packs. Its C code trusts what it is given, so everything is checked before;
-a compressed text is unpacked here, for the same reason.
+a compressed text is unpacked by `roikit.masks`, for the same reason.
 
-Source: cocodataset.org "Data format"; pycocotools `maskApi.c`, `rleFrString`, for the packed text.
+Source: cocodataset.org "Data format".
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -21,6 +21,8 @@ from pycocotools import mask as coco_mask
 from pipelines.draft import Built
 from pipelines.images import Frame
 from pipelines.rejections import reject
+from roikit.errors import ValidationError
+from roikit.masks import unpack_counts
 from roikit.sample import Region, Rle
 
 _Length = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
@@ -31,8 +33,6 @@ _MIN_VALUES = 6
 _MAX_OUTSIDE = 1.0
 #: How long an outline may be, in widths and heights of the picture: the C code takes memory by it.
 _MAX_OUTLINE = 100
-#: A packed number takes so many characters at most: seven of five bits hold any count.
-_MAX_CHARACTERS = 7
 
 
 class _Runs(msgspec.Struct):
@@ -143,9 +143,13 @@ def _from_polygons(polygons: Sequence[Sequence[float]], frame: Frame) -> Rle | M
 
 
 def _from_runs(runs: _Runs) -> Rle | MaskFault:
-    counts = _unpack(runs.counts) if isinstance(runs.counts, str) else runs.counts
-    if isinstance(counts, MaskFault):
-        return counts
+    if isinstance(runs.counts, str):
+        try:
+            counts = unpack_counts(runs.counts).tolist()
+        except ValidationError as error:
+            return _invalid(str(error))
+    else:
+        counts = runs.counts
     height, width = runs.size
     if min(counts, default=0) < 0:
         return _invalid("counts: expected none below 0")
@@ -155,30 +159,6 @@ def _from_runs(runs: _Runs) -> Rle | MaskFault:
         return _invalid("the runs hold no pixel")
     table = {"size": [height, width], "counts": counts}
     return _packed(coco_mask.frPyObjects(table, height, width))
-
-
-def _unpack(text: str) -> list[int] | MaskFault:
-    """Read COCO's packed counts: five bits a character, differences to the count two before."""
-    counts: list[int] = []
-    value, num_characters = 0, 0
-    for number in _codes(text):
-        if not 0 <= number < 64 or num_characters == _MAX_CHARACTERS:
-            return _invalid("counts: expected COCO's packed counts, got another text")
-        value |= (number & 0x1F) << (5 * num_characters)
-        num_characters += 1
-        if number & 0x20:
-            continue
-        if number & 0x10:  # negative
-            value -= 1 << (5 * num_characters)
-        counts.append(value + counts[-2] if len(counts) > 2 else value)
-        value, num_characters = 0, 0
-    if num_characters:
-        return _invalid("counts: ends in the middle of a number")
-    return counts
-
-
-def _codes(text: str) -> Iterable[int]:
-    return (ord(character) - 48 for character in text)
 
 
 def _packed(rle: dict[str, Any]) -> Rle:

@@ -66,23 +66,25 @@ def augment(
     generator: random.Random,
     *,
     texts: Sequence[str],
+    masks_RMM: npt.NDArray[np.float32] | None = None,
     flip: float = 0.0,
     crop: float = 0.0,
     colour: float = 0.0,
-) -> tuple[npt.NDArray[np.uint8], Boxes]:
-    """Mirror, crop and recolour a picture at random; its boxes follow.
+) -> tuple[npt.NDArray[np.uint8], Boxes, npt.NDArray[np.float32] | None]:
+    """Mirror, crop and recolour a picture at random; its boxes and their masks follow.
 
     Args:
         image: (H, W, 3) RGB; not changed.
         boxes_xyxy: (N, 4) pixels, inside the picture; N may be 0.
         generator: all draws come from it; it is used equally often whatever is done.
         texts: all that is said with the picture: turns, and names of the regions.
+        masks_RMM: (N, M, M), each over its box; a crop leaves them as they are.
         flip: how likely it is mirrored, where no text speaks of sides.
         crop: how likely it is cropped, where no text speaks of places.
         colour: strength of changes of brightness, contrast and saturation, 0 to 1.
 
     Returns:
-        (H', W', 3) and (N, 4): where nothing was drawn, the picture itself.
+        (H', W', 3), (N, 4) and the masks: where nothing was drawn, the picture itself.
     """
     boxes = box_ops.as_boxes(boxes_xyxy)
     flip_drawn, crop_drawn = generator.random(), generator.random()
@@ -93,11 +95,12 @@ def augment(
         image, boxes = cropped(image, boxes, window)
     if flip_drawn < flip and not speaks_of_sides(texts):
         image, boxes = mirrored(image, boxes)
+        masks_RMM = None if masks_RMM is None else masks_RMM[:, :, ::-1]
     if colour:
         spread = COLOUR_RANGE * colour
         factors = [1 + spread * (2 * drawn - 1) for drawn in colour_drawn]
         image = recoloured(image, brightness=factors[0], contrast=factors[1], saturation=factors[2])
-    return image, boxes
+    return image, boxes, masks_RMM
 
 
 def mirrored(

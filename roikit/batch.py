@@ -17,7 +17,7 @@ from torch import Tensor
 
 from roikit.augment import augment
 from roikit.draws import Place, rng
-from roikit.errors import RoikitError
+from roikit.errors import CorruptSampleError, RoikitError, ValidationError
 from roikit.exchanges import ask_together, draw_exchanges, kept_exchanges
 from roikit.images import decode_rgb
 from roikit.prompt import as_dialogue, render
@@ -97,7 +97,7 @@ def encode_example(
         answer is not published.
 
     Raises:
-        CorruptSampleError: the picture cannot be decoded.
+        CorruptSampleError: the picture or a mask cannot be decoded.
     """
     conversation = as_dialogue(example.conversation)
     if conversation is None:
@@ -124,17 +124,23 @@ def encode_example(
     spoken_of = [regions[n - 1] for n in encoded.region_order]
     boxes = np.array([region.box_xyxy for region in spoken_of]).reshape(-1, 4)
     image = decode_rgb(example.image_bytes)
+    try:
+        masks = processor.region_masks(spoken_of, (image.shape[1], image.shape[0]))
+    except ValidationError as error:
+        raise CorruptSampleError(f"`{example.sample.key}`: {error}") from error
     if flip or crop or colour:
-        image, boxes = augment(
+        image, boxes, masks = augment(
             image,
             boxes,
             rng(**place, use="augment"),
             texts=[*(t.text for t in together.turns), *(r.label or "" for r in spoken_of)],
+            masks_RMM=masks,
             flip=flip,
             crop=crop,
             colour=colour,
         )
-    view = processor.view(image, boxes)
+    view = processor.view(image, boxes, masks)
+    encoded = processor.write_boxes(encoded, boxes, (image.shape[1], image.shape[0]))
     labels = [
         token if spoken else -100
         for token, spoken in zip(encoded.input_ids, encoded.assistant_mask, strict=True)

@@ -80,6 +80,27 @@ def orient(boxes_xyxy: npt.ArrayLike, stored_wh: tuple[int, int], orientation: i
     return np.stack(corners[orientation], axis=1)
 
 
+#: Side of the box around a point, as a share of the picture's longer side: a cell of a ViT with
+#: patches of 14 pixels at 224, the coarsest there is. A smaller box would only repeat that cell, a
+#: larger one would hold more than was pointed at; the cell itself knows its surroundings.
+POINT_SHARE = 1 / 16
+
+
+def around_point(
+    point_xy: tuple[float, float], image_wh: tuple[int, int]
+) -> tuple[float, float, float, float]:
+    """Return the small box that stands for a point, clipped to the picture and never empty.
+
+    Args:
+        point_xy: pixels, inside the picture or on its edge.
+        image_wh: the picture's.
+    """
+    half = max(2.0, POINT_SHARE * max(image_wh)) / 2  # in a corner a pixel of it is left
+    x, y = point_xy
+    (box,) = clip([[x - half, y - half, x + half, y + half]], image_wh).tolist()
+    return box[0], box[1], box[2], box[3]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resize:
     """How a picture was brought to a model's input, so that its boxes can follow."""

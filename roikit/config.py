@@ -285,7 +285,7 @@ def load_recipe(name: str, *, stage: str | None, overrides: Sequence[str] = ()) 
     called = tables.get("name", path.stem)  # a run's `recipe.toml` tells what it was called
     if not isinstance(called, str) or not called:
         raise UsageError(f"name: expected text, got `{called}`")
-    return Recipe(
+    recipe = Recipe(
         name=called,
         stage=stage,
         model=model,
@@ -293,6 +293,8 @@ def load_recipe(name: str, *, stage: str | None, overrides: Sequence[str] = ()) 
         seed=seed,
         keep_clean=_benchmarks(tables.get("keep_clean", list(KEEP_CLEAN))),
     )
+    check_learns(recipe)
+    return recipe
 
 
 def _read(name: str) -> tuple[Path, dict[str, Any]]:
@@ -375,6 +377,20 @@ def check_model(model: ModelRecipe) -> None:
             f"model.max_tiles: expected 1 with the region encoder `{model.region_encoder}`, "
             f"got {model.max_tiles}",
             hint=f"{', '.join(TILED_ENCODERS)} read regions from tiles",
+        )
+
+
+def check_learns(recipe: Recipe) -> None:
+    """Refuse a stage in which nothing could learn, before anything is read for it.
+
+    Raises:
+        UsageError: it trains the region encoder alone, and the model has none.
+    """
+    if recipe.model.region_encoder == "text" and set(recipe.run.train) == {"region_encoder"}:
+        raise UsageError(
+            f"{recipe.stage}.train: the region encoder `text` has nothing that could learn",
+            hint="boxes as text are the language model's to read: "
+            f"--set '{recipe.stage}.train=[\"language_model\"]', or leave the stage out",
         )
 
 

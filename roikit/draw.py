@@ -19,7 +19,8 @@ import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFont
 
-from roikit.errors import UsageError
+from roikit.errors import UsageError, ValidationError
+from roikit.masks import decode_mask
 from roikit.sample import Region
 
 Rgb = tuple[int, int, int]
@@ -71,7 +72,7 @@ def draw_regions(
         for labels gets a grey band at its right or lower edge, so that they have room.
 
     Raises:
-        UsageError: a mask is not of the picture's size.
+        UsageError: a mask is not of the picture's size, or none.
     """
     picture = PIL.Image.fromarray(pixels)
     longer = max(picture.size)
@@ -313,8 +314,6 @@ def _with_room(picture: PIL.Image.Image, at_least_wh: tuple[int, int]) -> PIL.Im
 
 
 def _with_mask(picture: PIL.Image.Image, region: Region, number: int) -> PIL.Image.Image:
-    from pycocotools import mask as coco_mask
-
     rle = region.mask_rle
     assert rle is not None
     factor_h, rest_h = divmod(picture.height, rle.size[0])
@@ -324,8 +323,11 @@ def _with_mask(picture: PIL.Image.Image, region: Region, number: int) -> PIL.Ima
             f"region{number}: expected a mask of the picture's size, "
             f"got {rle.size[1]} x {rle.size[0]}"
         )
-    inside = coco_mask.decode({"size": list(rle.size), "counts": rle.counts.encode("ascii")})
-    opacity = PIL.Image.fromarray((inside * 96).astype(np.uint8)).resize(
+    try:
+        inside = decode_mask(rle)
+    except ValidationError as error:
+        raise UsageError(f"region{number}: mask: {error}") from error
+    opacity = PIL.Image.fromarray(96 * inside.astype(np.uint8)).resize(
         picture.size, PIL.Image.Resampling.NEAREST
     )
     layer = PIL.Image.new("RGB", picture.size, colour(number)[1])

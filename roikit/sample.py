@@ -205,6 +205,7 @@ def validate_sample(sample: Sample) -> None:
         raise ValidationError(f"image.orientation: expected 1 to 8, got {sample.image.orientation}")
     for i, region in enumerate(sample.regions):
         _check_region(region, f"regions[{i}]", width, height)
+        _check_mask_and_point(region, f"regions[{i}]", width, height)
     labels = {region.label: i for i, region in enumerate(sample.regions)}
     for i, label in enumerate(sample.absent_labels):
         if label in labels:
@@ -233,6 +234,19 @@ def _check_region(region: Region, path: str, width: int, height: int) -> None:
     if x0 < 0 or y0 < 0 or x1 > width or y1 > height:
         raise ValidationError(
             f"{path}.box_xyxy: expected a box inside {width} x {height}, got {region.box_xyxy}"
+        )
+
+
+def _check_mask_and_point(region: Region, path: str, width: int, height: int) -> None:
+    rle, point = region.mask_rle, region.point_xy
+    if rle is not None and rle.size != (height, width):
+        raise ValidationError(
+            f"{path}.mask_rle.size: expected the picture's height and width, ({height}, {width}), "
+            f"got {rle.size}"
+        )
+    if point is not None and not (0 <= point[0] <= width and 0 <= point[1] <= height):
+        raise ValidationError(
+            f"{path}.point_xy: expected a point inside {width} x {height}, got {point}"
         )
 
 

@@ -17,8 +17,9 @@ import numpy as np
 import PIL.Image
 
 from roikit.draw import COLOURS, colour
-from roikit.errors import CorruptSampleError
+from roikit.errors import CorruptSampleError, ValidationError
 from roikit.images import decode_rgb
+from roikit.masks import decode_mask
 from roikit.mentions import split_mentions
 from roikit.page import render_page
 from roikit.prompt import letter
@@ -178,13 +179,11 @@ def _mask(region: Region, number: int, image: Image) -> str | None:
     rle = region.mask_rle
     if rle is None or rle.size != (image.height, image.width):
         return None
-    from pycocotools import mask as coco_mask
-
     try:
-        inside = coco_mask.decode({"size": list(rle.size), "counts": rle.counts.encode("ascii")})
-    except ValueError:  # counts that are none, or do not fill the picture
+        inside = decode_mask(rle)
+    except ValidationError:  # counts that are none, or do not fill the picture
         return None
-    opacity = PIL.Image.fromarray((inside * 120).astype(np.uint8))
+    opacity = PIL.Image.fromarray(120 * inside.astype(np.uint8))
     opacity.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
     layer = PIL.Image.new("RGBA", opacity.size, (*colour(number)[1], 0))
     layer.putalpha(opacity)

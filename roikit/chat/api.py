@@ -13,9 +13,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from roikit.chat.parsing import BoxLike
+from roikit.chat.parsing import BoxLike, PointLike
 from roikit.chat.picture import ImageLike
 from roikit.chat.session import Decoding, Session
+from roikit.masks import MaskLike
 from roikit.prompt import Prompt
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class Model:
         text: str,
         *,
         boxes: Sequence[BoxLike] = (),
+        points: Sequence[PointLike] = (),
+        masks: Sequence[MaskLike] = (),
         box_format: str = "xyxy",
         max_new_tokens: int = 256,
         temperature: float = 0.0,
@@ -47,21 +50,25 @@ class Model:
 
         Args:
             image: a path, encoded bytes, a PIL image or an (H, W, 3) uint8 RGB array.
-            text: names the boxes as `<region1>`, `region1` or `region 1`; one that names none is
-                about the last box.
+            text: names the regions as `<region1>`, `region1` or `region 1`, boxes first, then
+                points, then masks; one that names none is about the last region.
             boxes: four numbers each, pixels of the upright picture; or fractions of its width and
                 height, where all four are floats of at most 1.
+            points: two numbers each, in the same units.
+            masks: (H, W) booleans of the picture's size each, or runs in COCO's form.
             box_format: `xyxy` (right and bottom edge exclusive) or `xywh`.
             max_new_tokens: where a long answer is cut.
             temperature: 0 takes the likeliest token each time.
             seed: of the sampling; without effect at temperature 0.
 
         Raises:
-            UsageError: the picture, a box or a mention is not what it should be.
+            UsageError: the picture, a region or a mention is not what it should be.
         """
         session = self.session(
             image,
             boxes=boxes,
+            points=points,
+            masks=masks,
             box_format=box_format,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
@@ -74,6 +81,8 @@ class Model:
         image: ImageLike,
         *,
         boxes: Sequence[BoxLike] = (),
+        points: Sequence[PointLike] = (),
+        masks: Sequence[MaskLike] = (),
         box_format: str = "xyxy",
         max_new_tokens: int = 256,
         temperature: float = 0.0,
@@ -81,7 +90,15 @@ class Model:
     ) -> Session:
         """Open a conversation about a picture; the arguments are those of `ask`."""
         decoding = Decoding(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
-        return Session(self, image, boxes=boxes, box_format=box_format, decoding=decoding)
+        return Session(
+            self,
+            image,
+            boxes=boxes,
+            points=points,
+            masks=masks,
+            box_format=box_format,
+            decoding=decoding,
+        )
 
     def answer(self, prompt: Prompt, *, max_new_tokens: int, temperature: float, seed: int) -> str:
         """Return the answer to a prompt as record text (`<region2>`)."""

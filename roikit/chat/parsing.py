@@ -21,6 +21,8 @@ BOX_FORMATS: tuple[str, ...] = get_args(BoxFormat)
 #: A box as a caller may give it: text, or four numbers (pixels, or fractions of the picture).
 BoxLike = str | Sequence[float] | npt.NDArray[Any]
 Box = tuple[float, float, float, float]
+#: A point, likewise.
+PointLike = str | Sequence[float] | npt.NDArray[Any]
 
 _LETTERS = {"xyxy": "x0,y0,x1,y1", "xywh": "x,y,width,height"}
 _SEPARATOR = re.compile(r"[\s,;]+")
@@ -50,7 +52,7 @@ def parse_box(box: BoxLike, image_wh: tuple[int, int], box_format: str = "xyxy")
     """
     if box_format not in BOX_FORMATS:
         raise UsageError(f"box format: expected `xyxy` or `xywh`, got `{box_format}`")
-    shown, numbers, has_dot = _numbers(box, box_format)
+    shown, numbers, has_dot = _numbers(box, "box", _LETTERS[box_format])
     box_xyxy = boxes.as_boxes([numbers])
     if box_format == "xywh":
         if numbers[2] <= 0 or numbers[3] <= 0:
@@ -77,6 +79,30 @@ def parse_box(box: BoxLike, image_wh: tuple[int, int], box_format: str = "xyxy")
         )
     x0, y0, x1, y1 = (float(value) for value in clipped[0])
     return x0, y0, x1, y1
+
+
+def parse_point(point: PointLike, image_wh: tuple[int, int]) -> tuple[float, float]:
+    """Turn what a person gives for a point into pixels.
+
+    Two numbers that are both at most 1, at least one of them written with a dot, are fractions of
+    width and height; anything else is pixels of the upright picture.
+
+    Args:
+        point: text, separated by a comma or spaces, brackets allowed; or two numbers.
+        image_wh: pixels.
+
+    Raises:
+        UsageError: not two finite numbers, or outside the picture.
+    """
+    shown, (x, y), has_dot = _numbers(point, "point", "x,y")
+    if has_dot and abs(x) <= 1 and abs(y) <= 1:
+        x, y = x * image_wh[0], y * image_wh[1]
+    if not (0 <= x <= image_wh[0] and 0 <= y <= image_wh[1]):
+        raise UsageError(
+            f"point `{shown}`: lies outside the picture, which is "
+            f"{image_wh[0]} x {image_wh[1]} pixels"
+        )
+    return x, y
 
 
 def format_box(box_xyxy: Sequence[float]) -> str:
@@ -109,32 +135,35 @@ def known_mentions(record_text: str, num_regions: int) -> str:
     )
 
 
-def _numbers(box: BoxLike, box_format: str) -> tuple[str, list[float], bool]:
-    """Return the box as shown in messages, its four numbers, and whether one has a dot."""
-    if isinstance(box, str):
-        shown = box.strip()
+def _numbers(given: BoxLike, what: str, letters: str) -> tuple[str, list[float], bool]:
+    """Return a box or point as shown in messages, its numbers, and whether one has a dot.
+
+    Args:
+        given: what a person gave.
+        what: `box` or `point`.
+        letters: names of the numbers, separated by commas.
+    """
+    if isinstance(given, str):
+        shown = given.strip()
         words = [word for word in _SEPARATOR.split(shown.strip("()[]{}<> \t")) if word]
         has_dot = "." in shown
     else:
-        items = box.ravel().tolist() if isinstance(box, np.ndarray) else list(box)
+        items = given.ravel().tolist() if isinstance(given, np.ndarray) else list(given)
         shown = ",".join(str(item) for item in items)
         words = [str(item) for item in items]
         has_dot = any(isinstance(item, float | np.floating) for item in items)
-    if len(words) != 4:
-        raise UsageError(
-            f"box `{shown}`: expected four numbers `{_LETTERS[box_format]}`, got {len(words)}"
-        )
+    count = letters.count(",") + 1
+    expected = f"expected {'four' if count == 4 else 'two'} numbers `{letters}`"
+    if len(words) != count:
+        raise UsageError(f"{what} `{shown}`: {expected}, got {len(words)}")
     numbers = []
     for word in words:
         try:
             number = float(word)
         except ValueError:
-            raise UsageError(
-                f"box `{shown}`: expected four numbers `{_LETTERS[box_format]}`, "
-                f"and `{word}` is none"
-            ) from None
+            raise UsageError(f"{what} `{shown}`: {expected}, and `{word}` is none") from None
         if not math.isfinite(number):
-            raise UsageError(f"box `{shown}`: expected finite numbers, got `{word}`")
+            raise UsageError(f"{what} `{shown}`: expected finite numbers, got `{word}`")
         numbers.append(number)
     return shown, numbers, has_dot
 

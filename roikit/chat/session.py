@@ -11,17 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from roikit import boxes as box_ops
 from roikit import draw
 from roikit.chat.parsing import (
     BoxLike,
+    PointLike,
     answer_to_record_text,
     known_mentions,
     parse_box,
+    parse_point,
     to_record_text,
 )
 from roikit.chat.picture import ImageLike, Picture, open_picture
 from roikit.chat.saved import check_same_picture, conversation_sample, write_conversation
 from roikit.errors import UsageError
+from roikit.masks import MaskLike, encode_mask, mask_box
 from roikit.mentions import mention, mentioned, plain
 from roikit.prompt import Prompt
 from roikit.sample import Region, Sample, Turn
@@ -57,11 +61,13 @@ class Session:
         model: who answers.
         image: a path, encoded bytes, a PIL image or an (H, W, 3) uint8 RGB array.
         boxes: the first regions; more may be added at any time.
+        points: further ones, after the boxes.
+        masks: further ones, after the points.
         box_format: how boxes are read throughout this session: `xyxy` or `xywh`.
         decoding: how answers are decoded.
 
     Raises:
-        UsageError: the picture or a box is not what it should be.
+        UsageError: the picture or a region is not what it should be.
     """
 
     def __init__(
@@ -70,6 +76,8 @@ class Session:
         image: ImageLike,
         *,
         boxes: Sequence[BoxLike] = (),
+        points: Sequence[PointLike] = (),
+        masks: Sequence[MaskLike] = (),
         box_format: str = "xyxy",
         decoding: Decoding | None = None,
     ) -> None:
@@ -84,6 +92,10 @@ class Session:
         self._steps: list[Literal["region", "exchange"]] = []
         for box in boxes:
             self.add_region(box)
+        for point in points:
+            self.add_region(point=point)
+        for mask in masks:
+            self.add_region(mask=mask)
 
     @property
     def image_wh(self) -> tuple[int, int]:
@@ -100,18 +112,47 @@ class Session:
         """The turns so far, in record text, user first."""
         return tuple(self._turns)
 
-    def add_region(self, box: BoxLike, *, label: str | None = None) -> int:
+    def add_region(
+        self,
+        box: BoxLike | None = None,
+        *,
+        point: PointLike | None = None,
+        mask: MaskLike | None = None,
+        label: str | None = None,
+    ) -> int:
         """Add a region and return its number; from now on it can be spoken of.
 
         Args:
-            box: see `roikit.chat.parsing.parse_box`; clipped to the picture.
+            box: see `roikit.chat.parsing.parse_box`; clipped to the picture. Without one it is the
+                smallest around the mask, or a small one around the point.
+            point: two numbers, pixels of the upright picture; or fractions of its width and height,
+                where both are floats of at most 1.
+            mask: (H, W) booleans of the picture's size, or runs in COCO's form.
             label: what a person calls it; drawn beside the number, not shown to the model.
 
         Raises:
-            UsageError: the box is not one.
+            UsageError: none of the three, or one that is not what it should be.
         """
-        box_xyxy = parse_box(box, self.image_wh, self.box_format)
-        self._regions.append(Region(box_xyxy=box_xyxy, label=label or None, origin="user"))
+        if box is None and point is None and mask is None:
+            raise UsageError("region: expected a box, a point or a mask, got none")
+        point_xy = None if point is None else parse_point(point, self.image_wh)
+        mask_rle = None if mask is None else encode_mask(mask, self.image_wh)
+        if box is not None:
+            box_xyxy = parse_box(box, self.image_wh, self.box_format)
+        elif mask_rle is not None:
+            box_xyxy = mask_box(mask_rle)
+        else:
+            assert point_xy is not None
+            box_xyxy = box_ops.around_point(point_xy, self.image_wh)
+        self._regions.append(
+            Region(
+                box_xyxy=box_xyxy,
+                label=label or None,
+                origin="user",
+                mask_rle=mask_rle,
+                point_xy=point_xy,
+            )
+        )
         self._steps.append("region")
         return len(self._regions)
 

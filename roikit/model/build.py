@@ -144,6 +144,8 @@ def make_processor(
         num_region_tokens=recipe.num_region_tokens,
         image_token=image_token,
         region_token=region_token,
+        use_masks=recipe.use_masks,
+        boxes_as_text=recipe.region_encoder == "text",
         max_tiles=recipe.max_tiles,
         tile_margin=stride,
         region_reach=region_reach(recipe.region_encoder),

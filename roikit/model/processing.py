@@ -6,7 +6,7 @@ words, from the chat template's generation marks.
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -19,6 +19,8 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from roikit import boxes as box_ops
 from roikit.errors import RoikitError
+from roikit.masks import box_masks
+from roikit.model.box_text import character_ids, write_boxes
 from roikit.prompt import (
     IMAGE_TOKEN,
     REGION_TOKEN,
@@ -61,6 +63,8 @@ class RoikitProcessor(ProcessorMixin):
         max_tiles: tiles that a large picture is cut into for its regions; 1: none.
         tile_margin: pixels around a region that its features depend on: a cell of the coarsest.
         region_reach: how far beyond its box a region is read, in sides of the box.
+        use_masks: a region that has a mask is read through it.
+        boxes_as_text: the model has no region features: boxes are written into the prompt.
     """
 
     attributes = ["tokenizer"]  # noqa: RUF012 (the base class's form)
@@ -80,6 +84,8 @@ class RoikitProcessor(ProcessorMixin):
         max_tiles: int = 1,
         tile_margin: int = 32,
         region_reach: float = 0.0,
+        use_masks: bool = True,
+        boxes_as_text: bool = False,
         **kwargs: Any,
     ) -> None:
         self.image_size = image_size
@@ -93,29 +99,51 @@ class RoikitProcessor(ProcessorMixin):
         self.max_tiles = max_tiles
         self.tile_margin = tile_margin
         self.region_reach = region_reach
+        self.use_masks = use_masks
+        self.boxes_as_text = boxes_as_text
         super().__init__(tokenizer, **kwargs)
         if tokenizer is not None:
             self.image_token_id: int = tokenizer.convert_tokens_to_ids(image_token)
             self.region_token_id: int = tokenizer.convert_tokens_to_ids(region_token)
             self.special_tokens = special_token_names(tokenizer)
+            self._box_ids = character_ids(tokenizer) if boxes_as_text else {}
 
-    def view(self, image: npt.NDArray[np.uint8], boxes_xyxy: npt.ArrayLike) -> View:
+    def view(
+        self,
+        image: npt.NDArray[np.uint8],
+        boxes_xyxy: npt.ArrayLike,
+        masks_RMM: npt.NDArray[np.float32] | None = None,
+    ) -> View:
         """Bring a picture and its boxes to the input square together.
 
         Args:
             image: (H, W, 3) RGB, upright.
             boxes_xyxy: (R, 4) pixels of that picture, in the order of their tokens; what lies
                 outside of it is cut off.
+            masks_RMM: of the regions, each over its box, as `region_masks` gives them.
+
+        Returns:
+            Without boxes and masks where boxes are text: `write_boxes` puts them into the prompt.
 
         Raises:
             RoikitError: a box that has no area in the picture.
         """
+        if self.boxes_as_text:
+            boxes_xyxy, masks_RMM = [], None
         height, width = image.shape[:2]
         _check_boxes(boxes_xyxy, (width, height))
         picture = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
         boxes = box_ops.as_boxes(boxes_xyxy)
         pixels, boxes_R4 = self._lay(picture, boxes, (self.image_size, self.image_size))
-        return View(pixels_3SS=pixels, boxes_R4=boxes_R4, tiles=self._tiles(picture, boxes))
+        masks = None
+        if masks_RMM is not None:  # torch takes no mirrored view
+            masks = torch.from_numpy(np.ascontiguousarray(masks_RMM))
+        return View(
+            pixels_3SS=pixels,
+            boxes_R4=boxes_R4,
+            masks_RMM=masks,
+            tiles=self._tiles(picture, boxes),
+        )
 
     def _lay(
         self, picture_3HW: Tensor, boxes: box_ops.Boxes, canvas_wh: tuple[int, int]
@@ -170,6 +198,45 @@ class RoikitProcessor(ProcessorMixin):
             boxes_R4=boxes_R4,
         )
 
+    def region_masks(
+        self, regions: Sequence[Region], image_wh: tuple[int, int]
+    ) -> npt.NDArray[np.float32] | None:
+        """Return the masks that the model reads regions through; None where it reads none.
+
+        Raises:
+            ValidationError: a mask is not the picture's.
+        """
+        if self.boxes_as_text or not self.use_masks:
+            return None
+        return box_masks(regions, image_wh)
+
+    def write_boxes(
+        self, encoded: "Encoded", boxes_xyxy: npt.ArrayLike, image_wh: tuple[int, int]
+    ) -> "Encoded":
+        """Put boxes into the places of their tokens, where the model reads boxes as text.
+
+        Args:
+            encoded: with placeholders; where regions are features it stays as it is.
+            boxes_xyxy: (R, 4) pixels of the picture as the model will see it, in the order of their
+                tokens.
+            image_wh: that picture's.
+
+        Raises:
+            RoikitError: a box that has no area in the picture.
+        """
+        if not self.boxes_as_text:
+            return encoded
+        _check_boxes(boxes_xyxy, image_wh)
+        side = self.image_size
+        resize, _ = box_ops.fit(image_wh, (side, side), mode=self.image_mode)
+        input_ids = write_boxes(
+            encoded.input_ids,
+            np.clip(resize.apply(boxes_xyxy) / side, 0.0, 1.0),
+            region_token_id=self.region_token_id,
+            ids=self._box_ids,
+        )
+        return replace(encoded, input_ids=input_ids)
+
     def normalise(self, pixels_B3SS: Tensor) -> Tensor:
         """(B, 3, S, S) uint8 to float32, with the tower's mean and deviation."""
         shape = (1, 3, 1, 1)
@@ -223,7 +290,8 @@ class RoikitProcessor(ProcessorMixin):
         """Tokenise a prompt up to where the assistant speaks.
 
         A prompt of more than `max_tokens` loses its oldest exchanges; regions still spoken of are
-        introduced anew, since the first mention that is left carries their features.
+        introduced anew, since the first mention that is left carries their features. Boxes that
+        are text are in their places.
 
         Raises:
             RoikitError: the last question alone is too long.
@@ -238,7 +306,9 @@ class RoikitProcessor(ProcessorMixin):
             )
             encoded = self.encode(rendered, add_generation_prompt=True)
             if max_tokens is None or len(encoded.input_ids) <= max_tokens:
-                return encoded
+                height, width = prompt.image.shape[:2]
+                boxes = ordered_boxes(prompt.regions, encoded.region_order)
+                return self.write_boxes(encoded, boxes, (width, height))
             if len(turns) <= 2:
                 raise RoikitError(
                     f"prompt: {len(encoded.input_ids)} tokens, the model's context leaves room for "
@@ -275,7 +345,7 @@ class RoikitProcessor(ProcessorMixin):
     ) -> dict[str, Tensor]:
         """Pad encoded prompts and transform their pictures."""
         views = [
-            self.view(prompt.image, ordered_boxes(prompt.regions, encoding.region_order))
+            self._view_of(prompt, encoding.region_order)
             for prompt, encoding in zip(prompts, encoded, strict=True)
         ]
         input_ids, attention_mask = pad(
@@ -286,6 +356,15 @@ class RoikitProcessor(ProcessorMixin):
             "attention_mask": attention_mask,
             **gather(views).model_inputs(self.normalise),
         }
+
+    def _view_of(self, prompt: Prompt, region_order: Sequence[int]) -> View:
+        height, width = prompt.image.shape[:2]
+        introduced = [prompt.regions[n - 1] for n in region_order]
+        return self.view(
+            prompt.image,
+            ordered_boxes(prompt.regions, region_order),
+            self.region_masks(introduced, (width, height)),
+        )
 
     @property
     def pad_token_id(self) -> int:

@@ -13,8 +13,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-#: Cells along the side of a region's mask, which lies over its box.
-MASK_SIZE = 28
+from roikit.masks import MASK_SIZE as MASK_SIZE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

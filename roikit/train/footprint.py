@@ -123,7 +123,7 @@ def _forward(
     levels = model.feature_levels(empty(shape.pictures + shape.tiles, 3, side, side))
     pictures = [level[: shape.pictures] for level in levels]
     features = [model.image_features(pictures).flatten(0, 1)]
-    if shape.regions:
+    if shape.regions and config.region_encoder != "text":
         index = empty(shape.regions, of=torch.long)
         boxes = empty(shape.regions, 4, of=torch.float32)
         regions = Regions(boxes_R4=boxes, image_index_R=index)

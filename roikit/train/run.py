@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from roikit.batch import Rephrase
-from roikit.config import Recipe
+from roikit.config import Recipe, check_learns
 from roikit.errors import UsageError
 from roikit.model.modeling import RoikitForConditionalGeneration
 from roikit.model.processing import RoikitProcessor
@@ -107,6 +107,7 @@ def train_stage(
             it.
         Interrupted: SIGINT or SIGTERM; a checkpoint of the last step is saved.
     """
+    check_learns(recipe)
     with said_once_a_machine():
         steps = recipe.run.steps or math.ceil(
             recipe.run.epochs * source.epoch_length / recipe.run.batch_size

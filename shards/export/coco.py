@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from roikit.masks import decode_mask
 from roikit.sample import Region, Sample
 from shards.commit import DatasetInfo, list_datasets
 from shards.export.folder import (
@@ -165,11 +166,8 @@ def _annotation(sample: Sample, number: int, region: Region, category_id: int) -
     }
     rle = region.mask_rle
     if rle is not None:
-        from pycocotools import mask as coco_mask
-
         found["segmentation"] = {"size": list(rle.size), "counts": rle.counts}
-        coded = {"size": list(rle.size), "counts": rle.counts.encode("ascii")}
-        found["area"] = float(coco_mask.area(coded))
+        found["area"] = float(decode_mask(rle).sum())
     if region.score is not None:
         found["score"] = region.score
     if region.native_id is not None:

@@ -8,6 +8,7 @@ from pipelines.draft import SourceOptions
 from pipelines.phrasing import wordings
 from pipelines.run import convert
 from roikit.errors import UsageError
+from roikit.masks import mask_box
 from roikit.mentions import plain
 from roikit.sample import Sample
 
@@ -173,7 +174,7 @@ BAD_REGIONS = [
     ({"label": "x"}, "E_FIELD_MISSING", "missing field `box`"),
     ({"box": BOX, "lable": "x"}, "E_FIELD_UNKNOWN", "unknown field `lable`"),
     ({"box": [1, 2, 3]}, "E_FIELD_TYPE", "box: expected `array` of length 4"),
-    ({"box": "1,2,3,4"}, "E_FIELD_TYPE", "box: expected `array`"),
+    ({"box": "1,2,3,4"}, "E_FIELD_TYPE", "box: expected `array"),
     ({"box": BOX, "label": 3}, "E_FIELD_TYPE", "label: expected `str | null`"),
     ({"box": BOX, "label": " \n"}, "E_PHRASE_EMPTY", "label: expected a text"),
     ({"box": BOX, "phrase": ""}, "E_PHRASE_EMPTY", "phrase: expected a text"),
@@ -181,6 +182,8 @@ BAD_REGIONS = [
     ({"box": [10, 10, 10.5, 40]}, "E_BOX_EMPTY", "in a picture of (64, 48)"),
     ({"box": [70, 10, 90, 40]}, "E_BOX_OUTSIDE", "in a picture of (64, 48)"),
     ({"box": [0, 0, 1, 1]}, "E_VALUE_RANGE", '"box_format": "xyxy_norm"'),
+    ({"point": [1, 2, 3]}, "E_FIELD_TYPE", "point: expected `array` of length 2"),
+    ({"point": [65, 4]}, "E_VALUE_RANGE", "point [65.0, 4.0] (xyxy): lies outside the picture"),
 ]
 
 
@@ -204,6 +207,36 @@ def test_a_bad_region_costs_itself_and_what_speaks_of_it(
     # What was the second region is the sample's first.
     (kept,) = shards.samples("jsonl", "train")["jsonl:a.jpg"].conversations
     assert kept.turns[0].text == "Is <region1> a cat?"
+
+
+@pytest.mark.parametrize(("box_format", "point"), [("xyxy", [32, 12]), ("xywh_norm", [0.5, 0.25])])
+def test_a_point_gets_a_small_box_around_it(
+    tree: Any, shards: Any, box_format: str, point: list[float]
+) -> None:
+    regions = [{"point": point, "label": "cat"}, {"point": [0, 0], "label": "dog"}]
+    report = convert_one(
+        tree, shards, {"image": "a.jpg", "regions": regions, "box_format": box_format}
+    )
+    assert report.boxes_clipped == 0
+    first, corner = shards.samples("jsonl", "train")["jsonl:a.jpg"].regions
+    assert (first.point_xy, first.box_xyxy) == ((32, 12), (30, 10, 34, 14))
+    assert (corner.point_xy, corner.box_xyxy) == ((0, 0), (0, 0, 2, 2))
+
+
+def test_a_mask_stands_beside_its_box_and_a_bad_one_costs_itself(tree: Any, shards: Any) -> None:
+    corners = [10, 20, 30, 20, 30, 30, 10, 30]
+    regions = [
+        {"box": BOX, "label": "cat", "mask": [corners]},
+        {"box": BOX, "label": "dog", "mask": {"size": [3, 3], "counts": [4, 5]}},
+    ]
+    convert_one(tree, shards, {"image": "a.jpg", "regions": regions})
+    first, second = shards.samples("jsonl", "train")["jsonl:a.jpg"].regions
+    assert first.mask_rle is not None
+    assert first.mask_rle.size == (48, 64)
+    assert mask_box(first.mask_rle) == (10, 20, 30, 30)
+    assert second.mask_rle is None
+    (rejection,) = shards.rejections("jsonl", "train")
+    assert (rejection.code, rejection.source.record) == ("E_MASK_SIZE", "line 1, regions[1]")
 
 
 def test_fractions_outside_the_picture_are_refused(tree: Any, shards: Any) -> None:

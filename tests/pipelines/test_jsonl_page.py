@@ -149,5 +149,5 @@ def test_codes_and_fields_on_the_page_exist() -> None:
     fields = re.findall(r"^\| `(\w+)`", PAGE, re.M)
     assert fields == [
         *("image", "regions", "conversations", "box_format", "split", "id", "native_id"),
-        *("box", "label", "caption"),
+        *("box", "point", "mask", "label", "caption"),
     ]

@@ -18,7 +18,7 @@ from pipelines.stages import training_texts
 from pipelines.token_counts import TokenizerCounter, WordCounter
 from roikit import batch
 from roikit.batch import encode_example
-from roikit.config import Recipe, StageRecipe
+from roikit.config import Recipe, StageRecipe, region_tokens
 from roikit.sample import Example
 from shards.read import ShardReader, open_split
 from shards.stream import Stream
@@ -249,3 +249,25 @@ def test_conversations_are_counted_as_they_will_be_learned() -> None:
     assert first.answer == "region1, not region3"
     assert (first.regions, first.num_placeholders, first.asked) == ([4, 2, 1], 3, 0)
     assert (second.regions, second.asked) == ([], 0)
+
+
+def test_lengths_are_exact_where_boxes_are_text(
+    root: Path, counter: TokenizerCounter, processor: Any, tmp_path: Path
+) -> None:
+    written = type(processor)(
+        processor.tokenizer,
+        image_size=processor.image_size,
+        num_image_tokens=processor.num_image_tokens,
+        num_region_tokens=region_tokens("text", 3),
+        boxes_as_text=True,
+    )
+    lengths_seen = set()
+    for name in ("coco", "vcr"):
+        index, lengths = open_lengths(root, name, counter, written, tmp_path / name)
+        for row in range(0, len(lengths), 3):
+            predicted, encoded = both(
+                index, lengths, written, row, seed=7, passes=0, max_exchanges=3, max_tokens=400
+            )
+            assert predicted == encoded, (name, row)
+            lengths_seen.add(encoded)
+    assert len(lengths_seen) > 5

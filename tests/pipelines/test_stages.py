@@ -1,6 +1,8 @@
 """What training reads, from shards to batches, whoever shares the work and wherever it stopped."""
 
 import random
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def processor() -> RoikitProcessor:
     torch.set_num_threads(1)
     return build_model(TINY, texts=TEXTS).processor
+
+
+@pytest.fixture(scope="module")
+def text_processor() -> RoikitProcessor:
+    return build_model(replace(TINY, region_encoder="text"), texts=TEXTS).processor
 
 
 def tokens(draw: Draw) -> int:
@@ -100,6 +107,29 @@ def test_ranks_workers_and_stops_change_nothing_of_what_is_trained_on(
             assert content(list(ranks)) == expected[step], (world_size, workers, micro_batch)
             assert {str(one.state) for one in ranks} == {str(whole.state(step + 1))}
             step += 1
+
+
+@pytest.mark.parametrize("layout", ["plain", "packed", "grouped"])
+def test_boxes_as_text_come_from_shards_in_every_layout(
+    root: Path, text_processor: RoikitProcessor, layout: str
+) -> None:
+    source = open_steps(root, "made=2,other:caption=0.5", layout)
+    run = replace(RUN, flip=0.5)
+    seen = set()
+    for step in feed(StepReader(source, text_processor, run, seed=5), first=0, steps=4):
+        for _, ids, labels, boxes in content([step]):
+            said = text_processor.tokenizer.decode(ids)
+            coordinates = re.findall(r"region1\[(\d{3}),\d{3},(\d{3}),\d{3}\]", said)
+            assert len(coordinates) == 1
+            assert boxes == []
+            assert all(
+                label == -100
+                for token, label in zip(ids, labels, strict=True)
+                if text_processor.tokenizer.decode([token]) in ("[", "]")
+            )
+            seen.update(coordinates)
+    # a box from pixel 1 to 8.5 of 32, as it stands or mirrored
+    assert seen == {("031", "265"), ("734", "968")}
 
 
 def test_the_limit_of_bad_samples_holds_for_a_process_and_for_the_run(

@@ -42,7 +42,7 @@ def cut(image: npt.NDArray[np.uint8], box: npt.NDArray[np.float64]) -> npt.NDArr
 @given(scene=scenes(), seed=st.integers(0, 2**32), flip=st.booleans())
 def test_every_box_keeps_the_pixels_it_stood_on(scene: Any, seed: int, flip: bool) -> None:
     image, boxes = scene
-    changed, moved = augment(
+    changed, moved, _ = augment(
         image, boxes, random.Random(seed), texts=["a cat"], crop=1.0, flip=float(flip)
     )
     assert moved.shape == boxes.shape
@@ -54,7 +54,7 @@ def test_every_box_keeps_the_pixels_it_stood_on(scene: Any, seed: int, flip: boo
 @given(scene=scenes(), seed=st.integers(0, 2**32))
 def test_a_crop_keeps_its_share_of_the_picture(scene: Any, seed: int) -> None:
     image, boxes = scene
-    changed, _ = augment(image, boxes, random.Random(seed), texts=[], crop=1.0)
+    changed, _, _ = augment(image, boxes, random.Random(seed), texts=[], crop=1.0)
     height, width = changed.shape[:2]
     assert width * height >= MIN_AREA * image.shape[0] * image.shape[1]
     if not len(boxes):
@@ -102,7 +102,7 @@ def test_shares_are_kept() -> None:
 def test_nothing_is_mirrored_where_a_text_speaks_of_sides(text: str) -> None:
     assert speaks_of_sides(["a cat", text])
     image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
-    changed, _ = augment(image, [], random.Random(0), texts=["a cat", text], flip=1.0)
+    changed, _, _ = augment(image, [], random.Random(0), texts=["a cat", text], flip=1.0)
     assert np.array_equal(changed, image)
 
 
@@ -118,7 +118,7 @@ def test_words_that_only_hold_such_a_word_are_no_reason(text: str) -> None:
 def test_nothing_is_cropped_where_a_text_speaks_of_places(text: str) -> None:
     assert speaks_of_places([text])
     image = np.zeros((40, 40, 3), dtype=np.uint8)
-    changed, _ = augment(image, [], random.Random(0), texts=[text], crop=1.0)
+    changed, _, _ = augment(image, [], random.Random(0), texts=[text], crop=1.0)
     assert changed.shape == image.shape
     assert augment(image, [], random.Random(0), texts=["a cup"], crop=1.0)[0].shape != image.shape
 

@@ -1,5 +1,8 @@
+import copy
 import io
 import random
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -9,9 +12,11 @@ import torch
 from PIL import Image
 
 from roikit.batch import collate, encode_example
-from roikit.errors import RoikitError
-from roikit.sample import Turn
-from tests.roikit.conftest import make_example
+from roikit.errors import CorruptSampleError, RoikitError
+from roikit.masks import encode_mask
+from roikit.prompt import Prompt
+from roikit.sample import Region, Rle, Turn
+from tests.roikit.conftest import TEXTS, TINY, make_example
 
 
 def test_what_is_too_long_together_is_asked_one_by_one(built: Any) -> None:
@@ -206,3 +211,130 @@ def test_questions_are_rephrased_before_they_are_asked_together(built: Any) -> N
     row = encode_example(example, built.processor, max_tokens=500, rephrase=shout)
     assert row is not None
     assert "Say what" not in built.processor.tokenizer.decode(row.input_ids)
+
+
+class MaskedMean(torch.nn.Module):
+    """Stands in for an encoder: a region's token is the mean of the finest map under its mask."""
+
+    def forward(self, levels: Any, regions: Any, project: Any) -> torch.Tensor:
+        tokens = []
+        for i, (x0, y0, x1, y1) in zip(
+            regions.image_index_R, regions.boxes_R4.tolist(), strict=True
+        ):
+            side = levels[0].shape[-1]
+            box = levels[0][
+                i, :, round(side * y0) : round(side * y1), round(side * x0) : round(side * x1)
+            ]
+            shares = torch.ones(1, 1, 28, 28)
+            if regions.masks_RMM is not None:
+                shares = regions.masks_RMM[len(tokens)][None, None]
+            weights = torch.nn.functional.interpolate(shares, box.shape[1:], mode="area")[0, 0]
+            tokens.append((box * weights).sum(dim=(1, 2)) / weights.sum())
+        return project(torch.stack(tokens)[:, None].expand(-1, 4, -1))
+
+
+def two_coloured(mask: Any) -> Any:
+    """One region over a picture that is red on the left and green on the right, with a mask."""
+    example = make_example(0)
+    rle = None if mask is None else encode_mask(mask, (40, 40))
+    region = Region(box_xyxy=(0.0, 0.0, 40.0, 40.0), mask_rle=rle)
+    turns = (Turn("user", "What is <region1>?"), Turn("assistant", "red square"))
+    return msgspec.structs.replace(
+        example,
+        sample=msgspec.structs.replace(example.sample, regions=(region,)),
+        conversation=msgspec.structs.replace(example.conversation, turns=turns),
+    )
+
+
+def on_the(side: str) -> Any:
+    mask = np.zeros((40, 40), dtype=bool)
+    mask[:, slice(0, 20) if side == "left" else slice(20, 40)] = True
+    return mask
+
+
+def test_a_mask_on_one_of_two_colours_changes_what_the_model_says(built: Any) -> None:
+    model = copy.deepcopy(built.model).eval()
+    model.region_encoder = MaskedMean()
+    # colours themselves are the features: the test is of the way of the masks, not of a tower
+    model.feature_levels = lambda pixels: [pixels.repeat(1, 11, 1, 1)[:, :32]]
+    losses = {}
+    for name, mask in {
+        "none": None,
+        "ones": np.ones((40, 40), dtype=bool),
+        "left": on_the("left"),
+        "right": on_the("right"),
+    }.items():
+        row = encode_example(two_coloured(mask), built.processor, max_tokens=500)
+        plain = encode_example(two_coloured(None), built.processor, max_tokens=500)
+        assert row is not None
+        assert plain is not None
+        assert row.input_ids == plain.input_ids  # a mask takes no tokens
+        # beside a region without one, which is its whole box
+        batch = collate([[row], [plain]], pad_token_id=0)
+        assert (batch.views.masks_RMM is None) == (mask is None)
+        with torch.no_grad():
+            losses[name] = model(
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                **batch.views.model_inputs(built.processor.normalise),
+                labels=batch.labels,
+            ).loss.item()
+    assert losses["ones"] == pytest.approx(losses["none"], rel=1e-6)
+    apart = [losses[name] for name in ("none", "left", "right")]
+    assert len({round(loss, 5) for loss in apart}) == 3
+
+
+def test_masks_are_mirrored_with_their_boxes_and_can_be_left_out(built: Any) -> None:
+    example = two_coloured(on_the("left"))
+    halves = {}
+    for flip in (0.0, 1.0):
+        row = encode_example(example, built.processor, max_tokens=500, flip=flip, crop=1.0)
+        assert row is not None
+        assert row.view.masks_RMM is not None
+        halves[flip] = row.view.masks_RMM[0, :, :14].mean().item()
+    assert halves == {0.0: pytest.approx(1), 1.0: pytest.approx(0)}
+    processor = type(built.processor)(
+        built.processor.tokenizer,
+        image_size=32,
+        num_image_tokens=4,
+        num_region_tokens=4,
+        use_masks=False,
+    )
+    row = encode_example(example, processor, max_tokens=500)
+    assert row is not None
+    assert row.view.masks_RMM is None
+
+
+def test_a_model_built_without_masks_is_saved_without_them(tmp_path: Path) -> None:
+    from roikit.model.build import build_model
+
+    processor = build_model(replace(TINY, use_masks=False), texts=TEXTS).processor
+    processor.save_pretrained(tmp_path)
+    again = type(processor).from_pretrained(tmp_path)
+    assert (processor.use_masks, again.use_masks, again.boxes_as_text) == (False, False, False)
+
+
+def test_a_mask_that_cannot_be_read_names_its_sample(built: Any) -> None:
+    example = two_coloured(on_the("left"))
+    region = msgspec.structs.replace(
+        example.sample.regions[0], mask_rle=Rle(size=(40, 40), counts="nonsense")
+    )
+    example = msgspec.structs.replace(
+        example, sample=msgspec.structs.replace(example.sample, regions=(region,))
+    )
+    with pytest.raises(CorruptSampleError, match=r"`toy-train-000000000`: regions\[0\]\.mask_rle"):
+        encode_example(example, built.processor, max_tokens=500)
+
+
+def test_masks_reach_the_model_from_prompts_too(built: Any) -> None:
+    image = np.zeros((40, 40, 3), dtype=np.uint8)
+    masked = Region(box_xyxy=(0, 0, 40, 40), mask_rle=encode_mask(on_the("right"), (40, 40)))
+    plain = Region(box_xyxy=(0, 0, 40, 40))
+    prompt = Prompt(
+        image=image, regions=(plain, masked), turns=(Turn("user", "<region2> or <region1>"),)
+    )
+    masks = built.processor([prompt])["region_masks"]
+    assert masks[0, :, :14].max() == 0
+    assert masks[1].min() == 1
+    alone = Prompt(image=image, regions=(plain, masked), turns=(Turn("user", "<region1>"),))
+    assert "region_masks" not in built.processor([alone])  # nobody speaks of the masked one

@@ -58,3 +58,25 @@ def test_boxes_follow_the_exif_orientation(orientation: int) -> None:
     rows, columns = np.nonzero(upright)
     expected = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
     assert boxes.orient([[4, 1, 9, 3]], (10, 6), orientation)[0].tolist() == expected
+
+
+@given(
+    image_wh=st.tuples(st.integers(1, 5000), st.integers(1, 5000)),
+    across=st.floats(0, 1),
+    down=st.floats(0, 1),
+)
+def test_a_points_box_holds_it_and_is_never_empty(
+    image_wh: tuple[int, int], across: float, down: float
+) -> None:
+    x, y = across * image_wh[0], down * image_wh[1]
+    x0, y0, x1, y1 = boxes.around_point((x, y), image_wh)
+    assert 0 <= x0 <= x <= x1 <= image_wh[0]
+    assert 0 <= y0 <= y <= y1 <= image_wh[1]
+    longest = max(2, max(image_wh) / 16)
+    for first, last, side in ((x0, x1, image_wh[0]), (y0, y1, image_wh[1])):
+        assert min(1, side) <= last - first <= longest * (1 + 1e-9)
+
+
+def test_a_points_box_is_a_sixteenth_of_the_longer_side() -> None:
+    assert boxes.around_point((100, 50), (320, 160)) == (90, 40, 110, 60)
+    assert boxes.around_point((320, 0), (320, 160)) == (310, 0, 320, 10)

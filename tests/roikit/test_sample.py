@@ -1,3 +1,4 @@
+import math
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ from roikit.sample import (
     Image,
     Provenance,
     Region,
+    Rle,
     Sample,
     Source,
     Turn,
@@ -149,3 +151,17 @@ def test_exchanges_leave_out_an_open_question() -> None:
     turns = (Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c"))
     conversation = msgspec.structs.replace(make_sample().conversations[0], turns=turns)
     assert [(u.text, a.text) for u, a in exchanges(conversation)] == [("a", "b")]
+
+
+def test_masks_and_points_are_of_their_picture() -> None:
+    good = make_sample()
+    width, height = good.image.width, good.image.height
+    for changes, message in (
+        ({"mask_rle": Rle(size=(width, height + 1), counts="")}, "mask_rle.size: expected the"),
+        ({"point_xy": (width + 1, 0)}, "point_xy: expected a point inside"),
+        ({"point_xy": (math.nan, 0)}, "point_xy: expected a point inside"),
+    ):
+        region = msgspec.structs.replace(good.regions[0], **changes)
+        bad = msgspec.structs.replace(good, regions=(region, *good.regions[1:]))
+        with pytest.raises(ValidationError, match=message):
+            validate_sample(bad)

@@ -103,3 +103,15 @@ def test_a_streamed_answer_can_be_left(model, photo):
 def test_a_folder_without_a_model_is_named(tmp_path):
     with pytest.raises(UsageError, match="expected a model"):
         roikit.load(tmp_path)
+
+
+def test_points_and_masks_can_be_asked_about(model, photo):
+    mask = np.zeros((80, 100), dtype=bool)
+    mask[10:40, 10:40] = True
+    answer = model.ask(
+        photo, "<region1> <region2> <region3>", boxes=[A], points=[(50, 40)], masks=[mask]
+    )
+    assert isinstance(answer, str)
+    session = model.session(photo, points=[(0.5, 0.5)], masks=[mask])
+    assert session.regions[0].point_xy == (50, 40)
+    assert session.regions[1].box_xyxy == (10, 10, 40, 40)

@@ -9,6 +9,7 @@ import pytest
 
 from roikit.chat.session import Decoding, Session
 from roikit.errors import UsageError
+from roikit.masks import decode_mask, encode_mask
 from roikit.sample import decode_sample, validate_sample
 
 A, B, C = (10, 10, 60, 60), (70, 10, 120, 60), (130, 10, 190, 90)
@@ -229,3 +230,42 @@ def test_importing_the_session_does_not_import_torch():
     code += "print([m for m in ('torch', 'transformers', 'matplotlib') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_points_and_masks_are_regions_too(make_session):
+    mask = np.zeros((100, 200), dtype=bool)
+    mask[20:60, 30:90] = True
+    session, model = make_session(boxes=[A], points=[(100, 50)], masks=[mask])
+    assert session.add_region(point="0.5 0.25", label="dot") == 4
+    assert session.add_region(B, mask=encode_mask(mask, (200, 100))) == 5
+    boxed, pointed, masked, dot, both = session.regions
+    assert (boxed.point_xy, boxed.mask_rle) == (None, None)
+    assert pointed.point_xy == (100, 50)
+    assert pointed.box_xyxy == (93.75, 43.75, 106.25, 56.25)
+    assert masked.box_xyxy == (30, 20, 90, 60)
+    assert np.array_equal(decode_mask(masked.mask_rle), mask)
+    assert (dot.point_xy, dot.label) == ((100, 25), "dot")
+    assert (both.box_xyxy, both.mask_rle) == (B, masked.mask_rle)
+    session.ask("Is <region3> beside <region2>?")
+    assert model.prompts[0].regions == session.regions
+    validate_sample(session.to_sample())
+    session.draw()
+
+
+@pytest.mark.parametrize(
+    ("region", "message"),
+    [
+        ({}, "expected a box, a point or a mask, got none"),
+        ({"point": (201, 5)}, "point `201,5`: lies outside the picture, which is 200 x 100 pixels"),
+        ({"point": (1, 2, 3)}, "point `1,2,3`: expected two numbers `x,y`, got 3"),
+        ({"point": "a,1"}, "point `a,1`: expected two numbers `x,y`, and `a` is none"),
+        ({"mask": np.ones((200, 100), dtype=bool)}, "the picture's size, 200 x 100"),
+        ({"mask": np.zeros((100, 200), dtype=bool)}, "mask: expected pixels in it"),
+    ],
+)
+def test_a_wrong_point_or_mask_is_refused(make_session, region, message):
+    session, _ = make_session()
+    with pytest.raises(UsageError) as caught:
+        session.add_region(**region)
+    assert message in str(caught.value)
+    assert session.regions == ()

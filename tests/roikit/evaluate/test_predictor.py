@@ -28,6 +28,36 @@ def test_a_real_model_answers_every_item_the_same_way_twice(built, category_samp
     assert true != swapped and true != blank
 
 
+def test_boxes_as_text_are_evaluated_with_their_controls(category_samples, vcr_samples):
+    from dataclasses import replace
+
+    from roikit.model.build import build_model
+    from roikit.model.generate import LoadedModel
+    from tests.roikit.conftest import TEXTS, TINY
+
+    built = build_model(replace(TINY, region_encoder="text"), texts=TEXTS)
+    loaded = LoadedModel(model=built.model.eval(), processor=built.processor)
+
+    read = []  # what the model is given to read
+
+    class Watched(ModelPredictor):
+        def generate(self, prompts, max_new_tokens):
+            read.append([built.processor.encode_prompt(prompt).input_ids for prompt in prompts])
+            return super().generate(prompts, max_new_tokens)
+
+    evaluate("coco-category", category_samples[:1], predictor=Watched(loaded), batch_size=4)
+    true, swapped, blank = read
+    assert true == blank
+    assert len(true) == len(swapped) > 1
+    for one, other in zip(true, swapped, strict=True):
+        assert one != other
+        assert len(one) == len(other)
+    result = evaluate("vcr", vcr_samples[:1], predictor=ModelPredictor(loaded), batch_size=4)
+    rows = result.predictions.to_pylist()
+    by_control = {row["control"]: row["log_probs"] for row in rows}
+    assert by_control["true"] != by_control["swapped"]
+
+
 def test_nothing_but_the_model_needs_torch():
     import subprocess
     import sys

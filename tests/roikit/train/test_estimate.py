@@ -97,15 +97,26 @@ def tiles_of_the_first_picture(config: Any, shape: Rows, boxes: torch.Tensor) ->
     }
 
 
-@pytest.mark.parametrize("num_tiles", [0, 4])
 @pytest.mark.parametrize(
-    "run", [STAGE1, STAGE2, ALL], ids=["stage1", "stage2", "the tower learns too"]
+    ("run", "num_tiles", "encoder"),
+    [
+        (STAGE1, 0, "replay"),
+        (STAGE1, 4, "replay"),
+        (STAGE2, 0, "replay"),
+        (STAGE2, 4, "replay"),
+        (STAGE2, 0, "text"),
+        (ALL, 0, "replay"),
+        (ALL, 4, "replay"),
+    ],
 )
-def test_a_footprint_is_that_of_the_real_step(run: StageRecipe, num_tiles: int) -> None:
+def test_a_footprint_is_that_of_the_real_step(
+    run: StageRecipe, num_tiles: int, encoder: Any
+) -> None:
     shape = replace(ROWS, tiles=num_tiles)
-    model = build_model(MODEL, texts=TEXTS).model
+    recipe = replace(MODEL, region_encoder=encoder)
+    model = build_model(recipe, texts=TEXTS).model
     words = model.get_input_embeddings().weight.shape[0]
-    skeleton = build_skeleton(replace(MODEL, vocabulary=words))
+    skeleton = build_skeleton(replace(recipe, vocabulary=words))
     for one in (model, skeleton):
         choose_parts(one, run.train)
     model.language_model.set_attn_implementation("sdpa")

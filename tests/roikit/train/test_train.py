@@ -398,3 +398,35 @@ def test_a_learned_tokenizer_survives_what_is_converted_meanwhile(
         device="cpu",
     )
     assert losses(out) == losses(aligned)
+
+
+def test_boxes_as_text_train_in_every_layout_and_say_what_cannot_learn(tmp_path: Path) -> None:
+    model = replace(TINY, region_encoder="text")
+    parts = ("vision_tower", "projector", "language_model")
+    for layout, source in (("plain", ToySource()), ("packed", PackedSource(batch_size=4))):
+        recipe = make_recipe(train=parts, steps=2, layout=layout, batch_size=source.batch_size)
+        recipe = replace(recipe, model=model)
+        result = run(tmp_path / layout, recipe, source=source)
+        assert [step for step, _ in losses(tmp_path / layout)] == [1, 2]
+        assert load_model(result.out, device="cpu").processor.boxes_as_text
+    alone = make_recipe(stage="stage1", train=("region_encoder",), steps=2)
+    with pytest.raises(UsageError, match="`text` has nothing that could learn"):
+        run(tmp_path / "stage1", replace(alone, model=model), start=tmp_path / "plain")
+    assert not (tmp_path / "stage1").exists()
+
+
+def test_an_idle_process_has_a_loss_of_0_where_boxes_are_text() -> None:
+    from roikit.model.build import build_model
+
+    built = build_model(replace(TINY, region_encoder="text"), texts=TEXTS)
+    batch = idle_batch(built.processor)
+    output = built.model(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        **batch.views.model_inputs(built.processor.normalise),
+        labels=batch.labels,
+        num_items_in_batch=1,
+    )
+    output.loss.backward()
+    assert output.loss.item() == 0
+    assert all(p.grad is not None for p in built.model.projector.parameters() if p.requires_grad)
