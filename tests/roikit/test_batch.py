@@ -213,26 +213,6 @@ def test_questions_are_rephrased_before_they_are_asked_together(built: Any) -> N
     assert "Say what" not in built.processor.tokenizer.decode(row.input_ids)
 
 
-class MaskedMean(torch.nn.Module):
-    """Stands in for an encoder: a region's token is the mean of the finest map under its mask."""
-
-    def forward(self, levels: Any, regions: Any, project: Any) -> torch.Tensor:
-        tokens = []
-        for i, (x0, y0, x1, y1) in zip(
-            regions.image_index_R, regions.boxes_R4.tolist(), strict=True
-        ):
-            side = levels[0].shape[-1]
-            box = levels[0][
-                i, :, round(side * y0) : round(side * y1), round(side * x0) : round(side * x1)
-            ]
-            shares = torch.ones(1, 1, 28, 28)
-            if regions.masks_RMM is not None:
-                shares = regions.masks_RMM[len(tokens)][None, None]
-            weights = torch.nn.functional.interpolate(shares, box.shape[1:], mode="area")[0, 0]
-            tokens.append((box * weights).sum(dim=(1, 2)) / weights.sum())
-        return project(torch.stack(tokens)[:, None].expand(-1, 4, -1))
-
-
 def two_coloured(mask: Any) -> Any:
     """One region over a picture that is red on the left and green on the right, with a mask."""
     example = make_example(0)
@@ -254,9 +234,6 @@ def on_the(side: str) -> Any:
 
 def test_a_mask_on_one_of_two_colours_changes_what_the_model_says(built: Any) -> None:
     model = copy.deepcopy(built.model).eval()
-    model.region_encoder = MaskedMean()
-    # colours themselves are the features: the test is of the way of the masks, not of a tower
-    model.feature_levels = lambda pixels: [pixels.repeat(1, 11, 1, 1)[:, :32]]
     losses = {}
     for name, mask in {
         "none": None,

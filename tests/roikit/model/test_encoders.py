@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig
 
-from roikit.config import REGION_ENCODERS, ModelRecipe
+from roikit.config import REGION_ENCODERS, TILED_ENCODERS, ModelRecipe
 from roikit.errors import UsageError
 from roikit.model.build import build_model
 from roikit.model.configuration import RoikitConfig
@@ -28,7 +28,7 @@ from roikit.prompt import Prompt
 from roikit.sample import Region, Turn
 from tests.roikit.conftest import TEXTS, TINY
 
-ENCODERS = tuple(name for name in REGION_ENCODERS if name not in ("text", "gpt4roi"))
+ENCODERS = tuple(name for name in REGION_ENCODERS if name != "text")
 #: Those that look at the picture.
 SEEING = tuple(name for name in ENCODERS if name != "box")
 WIDTH = 32
@@ -192,7 +192,8 @@ def test_a_mask_of_the_whole_box_is_none(name: str) -> None:
     assert torch.allclose(masked, encoder(make_levels(), make_regions(), projector), atol=1e-6)
 
 
-@pytest.mark.parametrize("seeing", SEEING)
+# not `gpt4roi`, whose convolutions mix a region's cells with what lies around it
+@pytest.mark.parametrize("seeing", TILED_ENCODERS)
 def test_a_mask_leaves_out_what_is_beside_it(seeing: str) -> None:
     encoder, projector = make_encoder(seeing)
     regions = make_regions(masks_RMM=make_masks())

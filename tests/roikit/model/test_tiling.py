@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from roikit.batch import encode_example
+from roikit.config import TILED_ENCODERS
 from roikit.errors import RoikitError
 from roikit.model.build import build_model
 from roikit.model.generate import LoadedModel, generate, load_model, score_options
@@ -137,7 +138,7 @@ def test_one_tile_is_as_if_there_were_none(built: Any, loaded: LoadedModel) -> N
     assert torch.equal(cut.boxes_R4, whole.boxes_R4)
 
 
-@pytest.mark.parametrize("encoder", ["replay"])
+@pytest.mark.parametrize("encoder", TILED_ENCODERS)
 def test_a_region_from_tiles_is_one_read_from_all_of_them_put_together(encoder: str) -> None:
     loaded = build(encoder)
     model, processor = loaded.model, loaded.processor
