@@ -108,7 +108,11 @@ class FusionRound(nn.Module):
         width = self.conv.in_channels
         quarter = width // 4
         after, before = min(i + 1, len(levels) - 1), max(i - 1, 0)
-        reads = [(i, 0, 2 * quarter), (after, 3 * quarter, width), (before, 2 * quarter, 3 * quarter)]
+        reads = [
+            (i, 0, 2 * quarter),
+            (after, 3 * quarter, width),
+            (before, 2 * quarter, 3 * quarter),
+        ]
         own = levels[i]
         if isinstance(own, _Small):
             parts = []
