@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def measure(made: dict[str, Contender], num_regions: int, repeats: int) -> dict[
     outputs = {}
     for name, encode in made.items():
         with FlopCounterMode(display=False) as counter:
-            outputs[name], peak_bytes = _peak(lambda encode=encode: encode(levels, regions))
+            outputs[name], peak_bytes = _peak(partial(encode, levels, regions))
         rows[name] = {"flops": counter.get_total_flops(), "peak_bytes": peak_bytes}
     wanted = outputs["transcription"]
     off = float((outputs["gpt4roi"] - wanted).abs().max() / wanted.abs().max())
@@ -208,9 +209,9 @@ def tables(results: dict[str, Any]) -> list[Table]:
                 "A multiply-add is two FLOP; RoIAlign, norms and resizing other than by products "
                 "are not counted.",
                 "*peak* is the memory a call takes beyond weights and maps.",
-                f"*replay* and *deformable* make {_GRID} x {_GRID} tokens a region, the others one; "
-                "they and *pooled* read the one map that image tokens are made of and hold the image "
-                "projector of two layers, if nothing else is said.",
+                f"*replay* and *deformable* make {_GRID} x {_GRID} tokens a region, others one; "
+                "these two and *pooled* read the one map that image tokens are made of, and hold "
+                "the image projector of two layers, where nothing else is said.",
                 f"*transcription* and *gpt4roi* took part in {_SLOW_TURNS} turns at most.",
             ],
         ),
