@@ -362,8 +362,8 @@ def check_model(model: ModelRecipe) -> None:
     """Refuse a model table with a value that cannot be, before anything is read or fetched for it.
 
     Raises:
-        UsageError: a size below 1, an unknown region encoder, projector or image mode, or
-            tiles for an encoder that cannot read them.
+        UsageError: a size below 1, a width that cannot be quartered, an unknown region encoder,
+            projector or image mode, or tiles for an encoder that cannot read them.
     """
     for name in ("image_size", "image_grid", "region_grid", "max_tiles"):
         if getattr(model, name) < 1:
@@ -371,6 +371,8 @@ def check_model(model: ModelRecipe) -> None:
     for name in ("roi_size", "region_width"):
         if getattr(model, name) < 0:
             raise UsageError(f"model.{name}: expected 0 or more, got {getattr(model, name)}")
+    if model.region_width % 4:  # the pyramid hands quarters of it to its neighbours
+        raise UsageError(f"model.region_width: expected a multiple of 4, got {model.region_width}")
     _check_choices(model, "model", _MODEL_CHOICES)
     if model.max_tiles > 1 and model.region_encoder not in TILED_ENCODERS:
         raise UsageError(

@@ -136,10 +136,11 @@ class RegionHead(nn.Module):
         for level, conv in zip(levels, self.pconvs, strict=True):
             cells_RKC = pool_regions([level], regions, self.roi_size)
             cells_RCKK = cells_RKC.transpose(1, 2).unflatten(2, (self.roi_size, self.roi_size))
-            summed = conv(cells_RCKK)
-            total = summed if total is None else total + summed
+            # channels-last, oneDNN's convolution takes a sixth longer
+            summed = conv(cells_RCKK if cells_RCKK.is_cuda else cells_RCKK.contiguous())
+            total = summed if total is None else total.add_(summed)
         assert total is not None
-        vector_RC = self.flatten_linear(F.relu(total).flatten(1))
+        vector_RC = self.flatten_linear(F.relu(total, inplace=True).flatten(1))
         if self.pos_embedd is not None:
             boxes_R4 = regions.boxes_R4.to(self.flatten_linear.weight.dtype)
             vector_RC = vector_RC + self.pos_embedd(boxes_R4)

@@ -4,15 +4,14 @@ Source: GPT4RoI's released code (`mlvl_fuse`): each level is resized bilinearly 
 gets two coordinate channels and a 1x1 convolution; then come five rounds of a 3x3 convolution over
 half of its own channels, a quarter of the coarser level's and a quarter of the finer level's.
 
-The same numbers are made here with about two thirds of the arithmetic. Resizing is linear and does
-to each channel the same, so it commutes with what mixes channels:
+The same numbers are made here with about four fifths of the arithmetic. Resizing is linear and does
+to each channel the same, so it commutes with what mixes channels: the 1x1 convolutions, coordinates
+included, and the whole first round are computed on the tower's small maps. A 3x3 convolution of an
+enlarged map is nine products on the map before it was enlarged, each then enlarged, shifted and
+added; enlarging and shifting along an axis is one small matrix, and so is enlarging twice.
 
-- the 1x1 convolutions, coordinates included, are done on the tower's small maps;
-- a 3x3 convolution of an enlarged map is nine products on the map before it was enlarged, each then
-  enlarged, shifted and added. So is the whole first round, and later the coarser level's quarter.
-
-Enlarging and shifting along an axis is one small matrix; so is enlarging twice.
-Maps are channels-last in memory: products, sums and RoIAlign then read whole pixels.
+The later rounds are plain convolutions: only a quarter of their channels comes enlarged, by two,
+and what nine products on it would save goes into spreading them.
 
 Shape suffixes: B batch, C channels, H/W rows/columns.
 """
@@ -29,33 +28,21 @@ ROUNDS = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Level:
-    """A map that stands for itself resized, which is done as late as possible."""
+class _Small:
+    """A map that stands for itself resized, which is never made."""
 
-    map_BHWC: Tensor
+    map_BCHW: Tensor
     rows: tuple[int, ...]  #: those of the map, then of each size it is to be brought to in turn
     columns: tuple[int, ...]
 
-    def channels(self, first: int, end: int) -> "_Level":
-        return _Level(map_BHWC=self.map_BHWC[..., first:end], rows=self.rows, columns=self.columns)
+    def channels(self, first: int, end: int) -> "_Small":
+        return _Small(map_BCHW=self.map_BCHW[:, first:end], rows=self.rows, columns=self.columns)
 
-    def at(self, height: int, width: int) -> "_Level":
-        """The same, resized once more; to its own size nothing changes."""
-        rows = self.rows if self.rows[-1] == height else (*self.rows, height)
-        columns = self.columns if self.columns[-1] == width else (*self.columns, width)
-        return _Level(map_BHWC=self.map_BHWC, rows=rows, columns=columns)
-
-    @property
-    def height(self) -> int:
-        return self.rows[-1]
-
-    @property
-    def width(self) -> int:
-        return self.columns[-1]
-
-    @property
-    def is_enlarged(self) -> bool:
-        return self.rows[0] * self.columns[0] < self.height * self.width
+    def at(self, height: int, width: int) -> "_Small":
+        """The same, resized once more."""
+        return _Small(
+            map_BCHW=self.map_BCHW, rows=(*self.rows, height), columns=(*self.columns, width)
+        )
 
 
 class PyramidFusion(nn.Module):
@@ -80,23 +67,21 @@ class PyramidFusion(nn.Module):
                 resized to its level's size, whatever its own.
 
         Returns:
-            (B, C, H_i, W_i) of each level, channels-last.
+            (B, C, H_i, W_i) of each level.
         """
         height, width = min((tuple(each.shape[-2:]) for each in maps), key=math.prod)
-        levels = []
+        smalls = []
         for i, (conv, map_BCHW) in enumerate(zip(self.input_conv, maps, strict=True)):
             small = conv(_with_coordinates(map_BCHW))
             own_height, own_width = small.shape[-2:]
-            level = _Level(
-                map_BHWC=small.permute(0, 2, 3, 1).contiguous(),
-                rows=(own_height,),
-                columns=(own_width,),
-            )
             factor = 2 ** (len(maps) - 1 - i)
-            levels.append(level.at(factor * height, factor * width))
-        for fuse in self.fuse_convs:
+            itself = _Small(map_BCHW=small, rows=(own_height,), columns=(own_width,))
+            smalls.append(itself.at(factor * height, factor * width))
+        first, *others = self.fuse_convs
+        levels: list[Tensor] = first(smalls)
+        for fuse in others:
             levels = fuse(levels)
-        return [level.map_BHWC.permute(0, 3, 1, 2) for level in levels]
+        return levels
 
 
 class FusionRound(nn.Module):
@@ -111,101 +96,92 @@ class FusionRound(nn.Module):
         self.conv = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.gn = nn.GroupNorm(math.gcd(64, width), width)
 
-    def forward(self, levels: Sequence[_Level]) -> list[_Level]:
-        """Mix each level with the one after it (coarser) and the one before it (finer)."""
+    def forward(self, levels: Sequence[Tensor] | Sequence[_Small]) -> list[Tensor]:
+        """Mix each level with the one after it (coarser) and the one before it (finer).
+
+        Args:
+            levels: (B, C, H_i, W_i) each, or small maps that stand for such.
+        """
+        return [self._mixed(levels, i) for i in range(len(levels))]
+
+    def _mixed(self, levels: Sequence[Tensor] | Sequence[_Small], i: int) -> Tensor:
         width = self.conv.in_channels
         quarter = width // 4
-        mixed = []
-        for i, level in enumerate(levels):
-            after = levels[min(i + 1, len(levels) - 1)].channels(3 * quarter, width)
-            before = levels[max(i - 1, 0)].channels(2 * quarter, 3 * quarter)
-            parts = [level.channels(0, 2 * quarter), after, before]
-            summed = _convolve(
-                [part.at(level.height, level.width) for part in parts], self.conv.weight
-            )
-            normed = F.relu(self.gn(summed.permute(0, 3, 1, 2)), inplace=True)
-            mixed.append(
-                _Level(
-                    map_BHWC=normed.permute(0, 2, 3, 1),
-                    rows=(level.height,),
-                    columns=(level.width,),
-                )
-            )
-        return mixed
+        after, before = min(i + 1, len(levels) - 1), max(i - 1, 0)
+        reads = [
+            (i, 0, 2 * quarter),
+            (after, 3 * quarter, width),
+            (before, 2 * quarter, 3 * quarter),
+        ]
+        own = levels[i]
+        if isinstance(own, _Small):
+            parts = []
+            for j, first, end in reads:
+                other = levels[j]
+                assert isinstance(other, _Small)
+                part = other.channels(first, end)
+                parts.append(part if j == i else part.at(own.rows[-1], own.columns[-1]))
+            summed = _convolve_enlarged(parts, self.conv.weight)
+            type_ = torch.promote_types(own.map_BCHW.dtype, self.conv.weight.dtype)
+        else:
+            joined = []
+            for j, first, end in reads:
+                other = levels[j]
+                assert isinstance(other, Tensor)
+                joined.append(_resized(other[:, first:end], own.shape[2], own.shape[3]))
+            summed = self.conv(torch.cat(joined, dim=1))
+            type_ = torch.promote_types(own.dtype, self.conv.weight.dtype)
+        normed: Tensor = F.relu(self.gn(summed.to(type_)), inplace=True)
+        return normed
 
 
-def _convolve(parts: Sequence[_Level], weight: Tensor) -> Tensor:
-    """3x3 convolution (B, H, W, C) of the parts' channels side by side, padded with zeros."""
-    pieces = weight.split([part.map_BHWC.shape[3] for part in parts], dim=1)
-    direct = [(part, piece) for part, piece in zip(parts, pieces, strict=True)]
-    enlarged = [(part, piece) for part, piece in direct if part.is_enlarged]
-    direct = [(part, piece) for part, piece in direct if not part.is_enlarged]
-    total = None
-    if direct:
-        together = torch.cat([_resized(part) for part, _ in direct], dim=3).permute(0, 3, 1, 2)
-        kernel = torch.cat([piece for _, piece in direct], dim=1)
-        total = F.conv2d(together, kernel, padding=1).permute(0, 2, 3, 1).contiguous()
-    for part, piece in enlarged:
-        total = _add_convolved_when_small(total, part, piece)
-    assert total is not None
-    return total.to(torch.promote_types(parts[0].map_BHWC.dtype, weight.dtype))
-
-
-def _add_convolved_when_small(total: Tensor | None, part: _Level, kernel: Tensor) -> Tensor:
-    """Add the 3x3 convolution of an enlarged map, of which only the small map is ever made.
+def _convolve_enlarged(parts: Sequence[_Small], weight: Tensor) -> Tensor:
+    """3x3 convolution of the parts' channels side by side, padded with zeros, all enlarged.
 
     Out[y, x] = sum over dy, dx of W[dy, dx] In[y + dy - 1, x + dx - 1], and In = E_y Map E_x', so
-    W is applied to the map, and E, shifted by dy or dx, to what comes out. A row of the kernel at a
-    time: nine products at once would take more memory than the result.
+    W is applied to the map, and E, shifted by dy or dx, to what comes out. All shifts of all parts
+    lie side by side, so that an axis is one product, and the last one writes the result once.
 
     Args:
-        total: (B, H, W, C) that is added to, in place; None: zeros.
-        part: the map and the sizes it is enlarged to.
-        kernel: (C, the part's channels, 3, 3).
+        parts: maps that come to the same size.
+        weight: (C, all the parts' channels, 3, 3).
 
     Returns:
-        (B, H, W, C), float32 or more.
+        (B, C, H, W), float32 or more.
     """
-    map_BHWC = part.map_BHWC.contiguous()
-    batch, height, width, _ = map_BHWC.shape
-    num_out = kernel.shape[0]
-    type_ = torch.promote_types(map_BHWC.dtype, torch.float32)
-    down_3YH = _shifted(_resizing(part.rows, map_BHWC.device).to(type_))
-    across_3XW = _shifted(_resizing(part.columns, map_BHWC.device).to(type_))
-    across = across_3XW.permute(1, 2, 0).flatten(1)  # (X, W * 3), beside the products' (W * 3, C)
-    for dy in range(3):
-        kernel_row = kernel[:, :, dy].permute(2, 0, 1).flatten(0, 1)
-        products = F.linear(map_BHWC, kernel_row).to(type_)
-        with torch.autocast("cpu" if map_BHWC.is_meta else map_BHWC.device.type, enabled=False):
-            wide = torch.bmm(
-                across.expand(batch * height, -1, -1),
-                products.view(batch * height, width * 3, num_out),
-            ).view(batch, height, part.width * num_out)
-            down = down_3YH[dy].expand(batch, -1, -1)
-            if total is None:
-                total = torch.bmm(down, wide).view(batch, part.height, part.width, num_out)
-            else:
-                total = total.to(type_)
-                total.view(batch, part.height, part.width * num_out).baddbmm_(down, wide)
-    assert total is not None
-    return total
+    first = parts[0].map_BCHW
+    device = first.device
+    type_ = torch.promote_types(first.dtype, torch.float32)
+    height, width = parts[0].rows[-1], parts[0].columns[-1]
+    wide, across = [], []
+    for part, kernel in zip(
+        parts, weight.split([part.map_BCHW.shape[1] for part in parts], dim=1), strict=True
+    ):
+        batch, _, rows, columns = part.map_BCHW.shape
+        num_out = len(kernel)
+        # nine 1x1 convolutions in one; as (B * C, dy * H, dx * W) its results are matrices
+        kernels = kernel.permute(2, 3, 0, 1).flatten(0, 2)[:, :, None, None]
+        products = F.conv2d(part.map_BCHW, kernels).view(batch, 3, 3, num_out, rows, columns)
+        matrices = products.permute(0, 3, 1, 4, 2, 5).reshape(batch, num_out, 3 * rows, 3 * columns)
+        down = _shifted(_resizing(part.rows, device)).to(type_)
+        with torch.autocast("cpu" if device.type == "meta" else device.type, enabled=False):
+            wide.append(down @ matrices.to(type_))
+        across.append(_shifted(_resizing(part.columns, device)).to(type_))
+    with torch.autocast("cpu" if device.type == "meta" else device.type, enabled=False):
+        summed = torch.cat(wide, dim=3) @ torch.cat(across, dim=1).T
+    assert summed.shape[2:] == (height, width)
+    return summed
 
 
-def _resized(part: _Level) -> Tensor:
-    """The map (B, H, W, C) at the size it stands for, in its own type."""
-    if len(part.rows) == 1 and len(part.columns) == 1:
-        return part.map_BHWC
-    map_BHWC = part.map_BHWC.to(torch.promote_types(part.map_BHWC.dtype, torch.float32))
-    batch, height, width, channels = map_BHWC.shape
-    across = _resizing(part.columns, map_BHWC.device).to(map_BHWC.dtype)
-    down = _resizing(part.rows, map_BHWC.device).to(map_BHWC.dtype)
-    with torch.autocast("cpu" if map_BHWC.is_meta else map_BHWC.device.type, enabled=False):
-        wide = torch.bmm(
-            across.expand(batch * height, -1, -1),
-            map_BHWC.reshape(batch * height, width, channels),
-        ).view(batch, height, part.width * channels)
-        resized = torch.bmm(down.expand(batch, -1, -1), wide)
-    return resized.view(batch, part.height, part.width, channels).to(part.map_BHWC.dtype)
+def _resized(map_BCHW: Tensor, height: int, width: int) -> Tensor:
+    """The map at another size, computed in float32 or more; in its own type."""
+    if map_BCHW.shape[2:] == (height, width):
+        return map_BCHW
+    type_ = torch.promote_types(map_BCHW.dtype, torch.float32)
+    resized = F.interpolate(
+        map_BCHW.to(type_), size=(height, width), mode="bilinear", align_corners=True
+    )
+    return resized.to(map_BCHW.dtype)
 
 
 def _resizing(lengths: Sequence[int], device: torch.device) -> Tensor:
@@ -217,9 +193,9 @@ def _resizing(lengths: Sequence[int], device: torch.device) -> Tensor:
 
 
 def _shifted(matrix_YH: Tensor) -> Tensor:
-    """Three matrices that resize and then shift by +1, 0, -1; what comes from outside is 0."""
+    """(Y, 3 * H): resizes and shifts by +1, 0, -1, side by side; what comes from outside is 0."""
     padded = F.pad(matrix_YH, (0, 0, 1, 1))
-    return torch.stack([padded[d : d + len(matrix_YH)] for d in range(3)])
+    return torch.cat([padded[d : d + len(matrix_YH)] for d in range(3)], dim=1)
 
 
 def _with_coordinates(map_BCHW: Tensor) -> Tensor:

@@ -2,8 +2,13 @@
 
 Equal to `torchvision.ops.roi_align(..., sampling_ratio=2, aligned=True)`, with two differences in
 how it is done: a cell is one weighted sum of rows of a channels-last map (`embedding_bag`), which
-on a CPU is 3 to 17 times as fast with a thousand channels, forward as well as backward; and masks
-weight the sample points, which a finished average no longer lets them do.
+is faster on a CPU where maps are channels-last, as towers give them; and masks weight the sample
+points, which a finished average no longer lets them do.
+
+One core, 16 x 16 maps, 3 x 3 cells, 64 boxes: 2.8 times as fast with 128 channels and 7 times with
+1,024, 5 and 16 times forward and backward. Of four boxes or fewer on 128 channels the call alone
+takes longer than torchvision's whole work, 0.25 ms, not worth a second way. A map that is not
+channels-last is copied first, which for few boxes on a large map outweighs the gain.
 
 Shape suffixes: B batch, C channels, G cells along a side, H/W rows/columns of a map, M cells along
 a mask's side, R regions, S samples along a side.
@@ -74,15 +79,23 @@ def _sums(
         weights = weights * shares[:, :, :, :, None, :, None]
     number = _SAMPLES * _SAMPLES * 4
     type_ = torch.promote_types(level.dtype, torch.float32)
-    # contiguous: the sum's fast kernel wants rows without gaps
-    table = level.permute(0, 2, 3, 1).reshape(-1, channels).to(type_).contiguous()
     cells_NC = F.embedding_bag(
         places.reshape(-1, number),
-        table,
+        _pixels(level.to(type_)),
         mode="sum",
         per_sample_weights=weights.reshape(-1, number).to(type_),
     )
     return cells_NC.view(-1, cells, cells, channels).permute(0, 3, 1, 2)
+
+
+def _pixels(level: Tensor) -> Tensor:
+    """Rows (B * H * W, C) without gaps, which the sum's fast kernel wants."""
+    pixels_BPC = level.flatten(2).transpose(1, 2)
+    if not pixels_BPC.is_contiguous():
+        # torch copies a transposed matrix in blocks, a transposed stack of them three times slower
+        pictures = [pixels_PC.contiguous() for pixels_PC in pixels_BPC]
+        pixels_BPC = pictures[0][None] if len(pictures) == 1 else torch.stack(pictures)
+    return pixels_BPC.flatten(0, 1)
 
 
 def _along(start_R: Tensor, end_R: Tensor, cells: int, length: int) -> tuple[Tensor, Tensor]:

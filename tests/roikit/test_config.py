@@ -106,6 +106,7 @@ def test_overrides_take_toml_values_and_bare_words() -> None:
         ("stage1.grad_clip=-1", "expected 0 or more, got -1.0", None),
         ("keep_clean=vg@test", r'a list like `\["coco@val", "vg@test"\]`', "keep_clean=[]"),
         ('keep_clean=["vg"]', "`vg`: expected DATASET@SPLIT", None),
+        ("model.region_width=30", r"region_width: expected a multiple of 4, got 30", None),
         ("stage1.optimizer=sgd", "expected `adamw` or `muon`, got `sgd`", None),
     ],
 )

@@ -200,10 +200,12 @@ def test_at_true_size_regions_come_out_as_defined() -> None:
         encoder = Gpt4RoiEncoder((1024,) * 4, 4096, inner_width=1024)
     encoder = encoder.to_empty(device="cpu")
     encoder.reset_parameters()
-    levels = [torch.randn(2, 1024, 16, 16) for _ in range(4)]
-    regions = make_regions((0, 3))
+    levels = [torch.randn(1, 1024, 16, 16) for _ in range(4)]
+    regions = make_regions((2,))
     with torch.no_grad():
         found = encoder(levels, regions)[:, 0]
         wanted = defined(encoder, levels, regions)
-    assert found.shape == (3, 4096)
-    assert far(found, wanted) < 1e-4
+    assert found.shape == (2, 4096)
+    off_by = far(found, wanted)
+    print(f"off by {off_by:.1e}")  # `pytest -s` shows it
+    assert off_by < 1e-4
