@@ -1,5 +1,6 @@
 """Regions read from tiles, on random weights of a few thousand parameters."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -287,7 +288,6 @@ def test_saved_with_the_processor_and_used_in_training(loaded: LoadedModel, tmp_
     loaded.processor.save_pretrained(tmp_path)
     again = load_model(tmp_path, device="cpu")
     assert again.processor.tile_rule == loaded.processor.tile_rule
-    assert again.model.config.max_tiles == 9
     assert generate(again, MIXED, max_new_tokens=4) == generate(loaded, MIXED, max_new_tokens=4)
     row = encode_example(make_example(0), again.processor, max_tokens=200)
     assert row is not None and row.view.tiles is not None
@@ -298,6 +298,26 @@ def test_tiles_without_their_places_are_refused(loaded: LoadedModel) -> None:
     inputs = loaded.processor(MIXED)
     del inputs["tile_grids"]
     with pytest.raises(RoikitError, match="`tile_grids` and `region_map_boxes` together"):
+        loaded.model(**inputs)
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("tile_values", (3, 3, 32, 16)),
+        ("tile_places", (3, 2)),
+        ("tile_grids", (1, 2)),
+        ("region_map_boxes", (4, 4)),
+    ],
+)
+def test_tiles_of_other_shapes_are_refused(
+    loaded: LoadedModel, name: str, found: tuple[int, ...]
+) -> None:
+    inputs = loaded.processor(MIXED)
+    inputs[name] = torch.zeros(found, dtype=inputs[name].dtype)
+    with pytest.raises(
+        RoikitError, match=f"^{name}: expected shape .*, got {re.escape(str(found))}$"
+    ):
         loaded.model(**inputs)
 
 
