@@ -20,7 +20,7 @@ from roikit import boxes as box_ops
 from roikit.errors import RoikitError
 from roikit.masks import box_masks
 from roikit.model.box_text import character_ids, write_boxes
-from roikit.model.transform import check_boxes, cut_tiles, lay
+from roikit.model.transform import cut_tiles, lay
 from roikit.prompt import (
     IMAGE_TOKEN,
     REGION_TOKEN,
@@ -123,10 +123,10 @@ class RoikitProcessor(ProcessorMixin):
             masks_RMM: of the regions, each over its box, as `region_masks` gives them.
 
         Raises:
-            RoikitError: a box that has no area in the picture.
+            ValidationError: a box that has no area in the picture.
         """
         height, width = image.shape[:2]
-        check_boxes(boxes_xyxy, (width, height))
+        box_ops.check_area(boxes_xyxy, (width, height))
         picture = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
         boxes = box_ops.as_boxes(boxes_xyxy)
         square = (self.image_size, self.image_size)
@@ -177,11 +177,11 @@ class RoikitProcessor(ProcessorMixin):
             image_wh: that picture's.
 
         Raises:
-            RoikitError: a box that has no area in the picture.
+            ValidationError: a box that has no area in the picture.
         """
         if not self.boxes_as_text:
             return encoded
-        check_boxes(boxes_xyxy, image_wh)
+        box_ops.check_area(boxes_xyxy, image_wh)
         side = self.image_size
         resize, _ = box_ops.fit(image_wh, (side, side), mode=self.image_mode)
         input_ids = write_boxes(

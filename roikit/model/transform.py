@@ -9,36 +9,13 @@ Shape suffixes: H/W rows/columns of the picture, R regions, S input side, T tile
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from roikit import boxes as box_ops
-from roikit.errors import RoikitError
 from roikit.tiles import TileRule, plan_tiles
 from roikit.views import Tiles
-
-
-def check_boxes(boxes_xyxy: npt.ArrayLike, image_wh: tuple[int, int]) -> None:
-    """Refuse boxes that have no area in their picture.
-
-    Args:
-        boxes_xyxy: (R, 4) pixels; they may reach over the picture's edge.
-        image_wh: the picture's.
-
-    Raises:
-        RoikitError: says which.
-    """
-    boxes = box_ops.as_boxes(boxes_xyxy)
-    # a box that is not a number has no area either
-    for i in np.flatnonzero(~(box_ops.areas(box_ops.clip(boxes, image_wh)) > 0)):
-        shown = ", ".join(f"{value:g}" for value in boxes[i])
-        raise RoikitError(
-            f"box {i + 1} of {len(boxes)}: expected some area in the picture, which is "
-            f"{image_wh[0]} x {image_wh[1]} pixels, got [{shown}]",
-            hint="boxes are x0, y0, x1, y1 in pixels of the upright picture",
-        )
 
 
 def lay(
