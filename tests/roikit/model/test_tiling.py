@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -13,9 +14,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from roikit.batch import encode_example
+from roikit.batch import Row, collate, encode_example
 from roikit.config import TILED_ENCODERS
 from roikit.errors import RoikitError
+from roikit.masks import encode_mask
 from roikit.model.build import build_model
 from roikit.model.generate import LoadedModel, generate, load_model, score_options
 from roikit.model.processing import RoikitProcessor
@@ -259,6 +261,41 @@ def test_regions_keep_their_order_masks_and_pictures() -> None:
     assert torch.equal(told[:, 1], numbers + 10)
     assert torch.equal(told[:, 2], numbers + 20)
     assert told[:, 3].tolist() == [100, 1, 1, 102, 103, 103]
+
+
+@torch.no_grad()
+def test_conversations_that_share_a_row_read_their_own_tiles_and_masks(loaded: LoadedModel) -> None:
+    processor = loaded.processor
+    rows = []
+    for one in MIXED:
+        left = np.zeros(one.image.shape[:2], dtype=np.bool_)
+        left[:, : left.shape[1] // 2] = True
+        mask = encode_mask(left, (left.shape[1], left.shape[0]))
+        masked = replace(
+            one, regions=tuple(msgspec.structs.replace(r, mask_rle=mask) for r in one.regions)
+        )
+        ids = processor.encode_prompt(masked).input_ids
+        boxes = [region.box_xyxy for region in masked.regions]
+        masks = processor.region_masks(masked.regions, (left.shape[1], left.shape[0]))
+        view = processor.view(masked.image, boxes, masks)
+        rows.append(Row(input_ids=ids, labels=ids, view=view, key="made"))
+
+    def loss(layout: list[list[Row]]) -> float:
+        batch = collate(layout, pad_token_id=processor.pad_token_id)
+        output = loaded.model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            position_ids=batch.position_ids,
+            **batch.views.model_inputs(processor.normalise),
+            labels=batch.labels,
+            num_items_in_batch=1.0,
+            use_cache=False,
+        )
+        return float(output.loss)
+
+    alone = sum(loss([[row]]) for row in rows)
+    assert loss([rows[:2], rows[2:]]) == pytest.approx(alone, rel=1e-5)
+    assert loss([[row] for row in reversed(rows)]) == pytest.approx(alone, rel=1e-5)
 
 
 @pytest.mark.parametrize("learns", [True, False], ids=["tower learns", "tower rests"])
