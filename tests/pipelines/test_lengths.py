@@ -202,8 +202,15 @@ def test_totals_follow_caps_quotas_and_lengths(
             parts = -(-size // 2) if conversation.independent else 1
             draws.append(size / parts)
             for passes in range(parts):
-                example = Example(sample=sample, conversation=conversation,
-                                  image_bytes=picture_of(sample), position=0, epoch=0, source="", passes=passes)  # fmt: skip
+                example = Example(
+                    sample=sample,
+                    conversation=conversation,
+                    image_bytes=picture_of(sample),
+                    position=0,
+                    epoch=0,
+                    source="",
+                    passes=passes,
+                )
                 encoded = encode_example(example, processor, max_tokens=4000, max_exchanges=2)
                 assert encoded is not None
                 tokens.append(len(encoded.input_ids) / parts)
