@@ -15,6 +15,7 @@ import torch
 from msgspec import structs
 from torch import Tensor
 
+from roikit import boxes as box_ops
 from roikit.augment import augment
 from roikit.draws import Place, rng
 from roikit.errors import CorruptSampleError, RoikitError, ValidationError
@@ -97,7 +98,8 @@ def encode_example(
         answer is not published.
 
     Raises:
-        CorruptSampleError: the picture or a mask cannot be decoded.
+        CorruptSampleError: the picture or a mask cannot be decoded, or a box lies outside of the
+            picture.
     """
     conversation = as_dialogue(example.conversation)
     if conversation is None:
@@ -124,7 +126,8 @@ def encode_example(
     spoken_of = [regions[n - 1] for n in encoded.region_order]
     boxes = np.array([region.box_xyxy for region in spoken_of]).reshape(-1, 4)
     image = decode_rgb(example.image_bytes)
-    try:
+    try:  # a picture may have been replaced by one of another size since
+        box_ops.check_area(boxes, (image.shape[1], image.shape[0]))
         masks = processor.region_masks(spoken_of, (image.shape[1], image.shape[0]))
     except ValidationError as error:
         raise CorruptSampleError(f"`{example.sample.key}`: {error}") from error

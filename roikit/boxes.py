@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from roikit.errors import ValidationError
+
 Boxes = npt.NDArray[np.float64]
 
 
@@ -39,6 +41,27 @@ def areas(boxes_xyxy: npt.ArrayLike) -> npt.NDArray[np.float64]:
     boxes = as_boxes(boxes_xyxy)
     product: npt.NDArray[np.float64] = np.clip(boxes[:, 2:] - boxes[:, :2], 0.0, None).prod(axis=1)
     return product
+
+
+def check_area(boxes_xyxy: npt.ArrayLike, image_wh: tuple[int, int]) -> None:
+    """Refuse boxes of which nothing lies in their picture.
+
+    Args:
+        boxes_xyxy: (N, 4) pixels; they may reach over the picture's edge.
+        image_wh: the picture's.
+
+    Raises:
+        ValidationError: says which box.
+    """
+    boxes = as_boxes(boxes_xyxy)
+    # a box that is not a number has no area either
+    for i in np.flatnonzero(~(areas(clip(boxes, image_wh)) > 0)):
+        shown = ", ".join(f"{value:g}" for value in boxes[i])
+        raise ValidationError(
+            f"box {i + 1} of {len(boxes)}: expected some area in the picture, which is "
+            f"{image_wh[0]} x {image_wh[1]} pixels, got [{shown}]",
+            hint="boxes are x0, y0, x1, y1 in pixels of the upright picture",
+        )
 
 
 def scale(boxes_xyxy: npt.ArrayLike, *, from_wh: tuple[int, int], to_wh: tuple[int, int]) -> Boxes:

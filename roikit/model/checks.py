@@ -10,6 +10,24 @@ from torch import Tensor
 from roikit.errors import RoikitError
 
 
+def check_pictures(pixel_values: Tensor, tile_values: Tensor | None) -> None:
+    """Refuse pictures that the tower could not read, or could not read together.
+
+    Args:
+        pixel_values: (N, 3, S, S).
+        tile_values: (T, 3, S, S).
+
+    Raises:
+        RoikitError: says which argument is wrong, and how.
+    """
+    shape = pixel_values.shape
+    if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3]:
+        raise _wrong_shape("pixel_values", "(N, 3, S, S), normalised", pixel_values)
+    if tile_values is not None and tile_values.shape[1:] != shape[1:]:
+        side = shape[2]
+        raise _wrong_shape("tile_values", f"(T, 3, {side}, {side}) as the pictures", tile_values)
+
+
 def check_regions(
     pixel_values: Tensor,
     region_boxes: Tensor | None,
@@ -54,6 +72,41 @@ def check_regions(
     if count and region_boxes.device.type == region_image_index.device.type == "cpu":
         _check_boxes(region_boxes)
         _check_index(region_image_index, len(pixel_values))
+
+
+def check_tiles(
+    tile_values: Tensor,
+    tile_places: Tensor,
+    tile_grids: Tensor,
+    region_map_boxes: Tensor,
+    *,
+    num_pictures: int,
+    num_regions: int,
+) -> None:
+    """Refuse tiles whose places, grids and boxes are not as many as they should be.
+
+    Args:
+        tile_values: (T, 3, S, S).
+        tile_places: (T, 3).
+        tile_grids: (N, 2).
+        region_map_boxes: (R, 4).
+        num_pictures: N.
+        num_regions: R.
+
+    Raises:
+        RoikitError: says which argument is wrong, and how.
+    """
+    num_tiles = len(tile_values)
+    if tile_places.shape != (num_tiles, 3):
+        raise _wrong_shape(
+            "tile_places", f"({num_tiles}, 3), picture, row and column a tile", tile_places
+        )
+    if tile_grids.shape != (num_pictures, 2):
+        raise _wrong_shape(
+            "tile_grids", f"({num_pictures}, 2), rows and columns a picture", tile_grids
+        )
+    if region_map_boxes.shape != (num_regions, 4):
+        raise _wrong_shape("region_map_boxes", f"({num_regions}, 4), one a box", region_map_boxes)
 
 
 def check_places(

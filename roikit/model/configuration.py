@@ -16,7 +16,6 @@ _SHARED = (
     "roi_size",
     "region_width",
     "box_embedding",
-    "max_tiles",
     "image_embedding",
     "image_size",
     "image_grid",
@@ -47,7 +46,6 @@ class RoikitConfig(PretrainedConfig):
     roi_size: int
     region_width: int
     box_embedding: bool
-    max_tiles: int
     image_embedding: bool
     image_size: int
     image_grid: int

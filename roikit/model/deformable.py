@@ -164,8 +164,10 @@ class _Places:
         pictures_B = torch.arange(num_pictures, device=image_index_R.device)
         of_picture_RB = (image_index_R[:, None] == pictures_B).long()
         before_R = of_picture_RB.cumsum(0).gather(1, image_index_R[:, None]).squeeze(1) - 1
-        # the one number that the shapes need from the device
-        self.most = int(of_picture_RB.sum(0).max()) if len(image_index_R) else 0
+        if image_index_R.is_meta:  # where costs are counted: as if spread evenly
+            self.most = -(-len(image_index_R) // num_pictures)
+        else:  # the one number that the shapes need from the device
+            self.most = int(of_picture_RB.sum(0).max()) if len(image_index_R) else 0
         self.slot_R = image_index_R * self.most + before_R
         self.num_pictures = num_pictures
 

@@ -48,7 +48,7 @@ def load_model(path: str | Path, *, device: str = "auto", dtype: str = "auto") -
         dtype: `fp32`, `bf16`, `fp16`, or `auto` (bf16 on CUDA, else fp32).
 
     Raises:
-        UsageError: the folder holds no model of ours.
+        UsageError: the folder holds no model of ours, or a processor that was made for another.
     """
     folder = Path(path)
     if (folder / "model" / "config.json").is_file():
@@ -68,7 +68,27 @@ def load_model(path: str | Path, *, device: str = "auto", dtype: str = "auto") -
         processor = RoikitProcessor.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise UsageError(f"{folder}: the model cannot be read: {error}") from error
+    _check_fit(config, processor, folder)
     return LoadedModel(model=model.to(device).eval(), processor=processor, path=folder)
+
+
+def _check_fit(config: RoikitConfig, processor: RoikitProcessor, folder: Path) -> None:
+    """Refuse a processor that writes other prompts than the model reads."""
+    for what, writes, reads in (
+        ("pictures' side, pixels", processor.image_size, config.image_size),
+        ("tokens a picture", processor.num_image_tokens, config.num_image_tokens),
+        ("tokens a region", processor.num_region_tokens, config.num_region_tokens),
+        ("boxes as text", processor.boxes_as_text, config.region_encoder == "text"),
+        ("image token", processor.image_token_id, config.image_token_id),
+        ("region token", processor.region_token_id, config.region_token_id),
+    ):
+        if writes != reads:
+            raise UsageError(
+                f"{folder}: {what}: expected {reads}, as `config.json` says, "
+                f"got a processor with {writes}",
+                hint="`processor_config.json` and the tokenizer come from another model: take "
+                "those that were saved with this one",
+            )
 
 
 def _on_device(loaded: LoadedModel, inputs: dict[str, Tensor]) -> dict[str, Any]:

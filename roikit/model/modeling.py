@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from roikit.errors import RoikitError, UsageError
-from roikit.model.checks import check_places, check_regions
+from roikit.model.checks import check_pictures, check_places, check_regions
 from roikit.model.configuration import RoikitConfig
 from roikit.model.encoders import build_encoder
 from roikit.model.projector import Projector
@@ -130,10 +130,22 @@ class RoikitForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         embeds_BTD: Tensor = self.get_input_embeddings()(input_ids)
         if pixel_values is None:
+            if region_boxes is not None:
+                raise RoikitError(
+                    "forward: expected `pixel_values` beside `region_boxes`, got none"
+                )
             return embeds_BTD
+        check_pictures(pixel_values, tile_values)
         check_regions(pixel_values, region_boxes, region_image_index, region_masks)
-        tiles = tile_inputs(tile_values, tile_places, tile_grids, region_map_boxes)
         num_pictures = len(pixel_values)
+        tiles = tile_inputs(
+            tile_values,
+            tile_places,
+            tile_grids,
+            region_map_boxes,
+            num_pictures=num_pictures,
+            num_regions=0 if region_boxes is None else len(region_boxes),
+        )
         if tiles is not None:
             pixel_values = torch.cat([pixel_values, tiles.values_T3SS])
         maps = self.feature_levels(pixel_values)

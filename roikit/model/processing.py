@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import ProcessorMixin
 from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -21,6 +20,7 @@ from roikit import boxes as box_ops
 from roikit.errors import RoikitError
 from roikit.masks import box_masks
 from roikit.model.box_text import character_ids, write_boxes
+from roikit.model.transform import cut_tiles, lay
 from roikit.prompt import (
     IMAGE_TOKEN,
     REGION_TOKEN,
@@ -33,8 +33,8 @@ from roikit.prompt import (
     split_guards,
 )
 from roikit.sample import Region
-from roikit.tiles import TileRule, plan_tiles
-from roikit.views import Tiles, View, gather
+from roikit.tiles import TileRule
+from roikit.views import View, gather
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,19 +122,16 @@ class RoikitProcessor(ProcessorMixin):
                 outside of it is cut off.
             masks_RMM: of the regions, each over its box, as `region_masks` gives them.
 
-        Returns:
-            Without boxes and masks where boxes are text: `write_boxes` puts them into the prompt.
-
         Raises:
-            RoikitError: a box that has no area in the picture.
+            ValidationError: a box that has no area in the picture.
         """
-        if self.boxes_as_text:
-            boxes_xyxy, masks_RMM = [], None
         height, width = image.shape[:2]
-        _check_boxes(boxes_xyxy, (width, height))
+        box_ops.check_area(boxes_xyxy, (width, height))
         picture = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
         boxes = box_ops.as_boxes(boxes_xyxy)
-        pixels, boxes_R4 = self._lay(picture, boxes, (self.image_size, self.image_size))
+        square = (self.image_size, self.image_size)
+        fill = [round(255 * mean) for mean in self.image_mean]  # zero once normalised
+        pixels, boxes_R4 = lay(picture, boxes, square, mode=self.image_mode, fill=fill)
         masks = None
         if masks_RMM is not None:  # torch takes no mirrored view
             masks = torch.from_numpy(np.ascontiguousarray(masks_RMM))
@@ -142,31 +139,8 @@ class RoikitProcessor(ProcessorMixin):
             pixels_3SS=pixels,
             boxes_R4=boxes_R4,
             masks_RMM=masks,
-            tiles=self._tiles(picture, boxes),
+            tiles=cut_tiles(picture, boxes, self.tile_rule, fill=fill),
         )
-
-    def _lay(
-        self, picture_3HW: Tensor, boxes: box_ops.Boxes, canvas_wh: tuple[int, int]
-    ) -> tuple[Tensor, Tensor]:
-        """Bring a picture to a canvas, and its boxes to fractions of it."""
-        height, width = picture_3HW.shape[1:]
-        resize, (inner_width, inner_height) = box_ops.fit(
-            (width, height), canvas_wh, mode=self.image_mode
-        )
-        pixels = picture_3HW
-        if (inner_height, inner_width) != (height, width):
-            pixels = F.interpolate(
-                pixels[None], (inner_height, inner_width), mode="bicubic", antialias=True
-            )[0]
-        if (inner_width, inner_height) != canvas_wh:
-            left, top = (int(offset) for offset in resize.offset_xy)
-            canvas = torch.empty((3, canvas_wh[1], canvas_wh[0]), dtype=torch.uint8)
-            # the mean colour becomes zero once normalised
-            canvas[:] = torch.tensor([round(255 * m) for m in self.image_mean])[:, None, None]
-            canvas[:, top : top + inner_height, left : left + inner_width] = pixels
-            pixels = canvas
-        on_canvas = np.clip(resize.apply(boxes) / np.tile(canvas_wh, 2), 0.0, 1.0)
-        return pixels, torch.from_numpy(on_canvas.astype(np.float32))
 
     @property
     def tile_rule(self) -> TileRule:
@@ -177,25 +151,6 @@ class RoikitProcessor(ProcessorMixin):
             mode="squash" if self.image_mode == "squash" else "pad",
             margin_px=self.tile_margin,
             reach=self.region_reach,
-        )
-
-    def _tiles(self, picture_3HW: Tensor, boxes: box_ops.Boxes) -> Tiles | None:
-        """Cut out the tiles that the regions are read from."""
-        height, width = picture_3HW.shape[1:]
-        plan = plan_tiles((width, height), boxes, self.tile_rule)
-        if plan is None:
-            return None
-        side = self.image_size
-        canvas, boxes_R4 = self._lay(picture_3HW, boxes, self.tile_rule.canvas_wh(plan.grid))
-        tiles = [
-            canvas[:, row * side : (row + 1) * side, column * side : (column + 1) * side]
-            for row, column in plan.places_T2.tolist()
-        ]
-        return Tiles(
-            grid=plan.grid,
-            pixels_T3SS=torch.stack(tiles),
-            places_T2=torch.from_numpy(plan.places_T2),
-            boxes_R4=boxes_R4,
         )
 
     def region_masks(
@@ -222,11 +177,11 @@ class RoikitProcessor(ProcessorMixin):
             image_wh: that picture's.
 
         Raises:
-            RoikitError: a box that has no area in the picture.
+            ValidationError: a box that has no area in the picture.
         """
         if not self.boxes_as_text:
             return encoded
-        _check_boxes(boxes_xyxy, image_wh)
+        box_ops.check_area(boxes_xyxy, image_wh)
         side = self.image_size
         resize, _ = box_ops.fit(image_wh, (side, side), mode=self.image_mode)
         input_ids = write_boxes(
@@ -371,18 +326,6 @@ class RoikitProcessor(ProcessorMixin):
         """Id that fills rows up; masked wherever it stands."""
         pad_id = self.tokenizer.pad_token_id
         return cast(int, self.tokenizer.eos_token_id if pad_id is None else pad_id)
-
-
-def _check_boxes(boxes_xyxy: npt.ArrayLike, image_wh: tuple[int, int]) -> None:
-    boxes = box_ops.as_boxes(boxes_xyxy)
-    # a box that is not a number has no area either
-    for i in np.flatnonzero(~(box_ops.areas(box_ops.clip(boxes, image_wh)) > 0)):
-        shown = ", ".join(f"{value:g}" for value in boxes[i])
-        raise RoikitError(
-            f"box {i + 1} of {len(boxes)}: expected some area in the picture, which is "
-            f"{image_wh[0]} x {image_wh[1]} pixels, got [{shown}]",
-            hint="boxes are x0, y0, x1, y1 in pixels of the upright picture",
-        )
 
 
 def ordered_boxes(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from roikit.errors import RoikitError
+from roikit.model.checks import check_tiles
 from roikit.model.regions import Regions
 
 
@@ -31,11 +32,14 @@ def tile_inputs(
     places: Tensor | None,
     grids: Tensor | None,
     map_boxes: Tensor | None,
+    *,
+    num_pictures: int,
+    num_regions: int,
 ) -> TileInputs | None:
     """Gather arguments of `forward`; None where no picture has tiles.
 
     Raises:
-        RoikitError: some of them are missing.
+        RoikitError: some of them are missing, or not as many as the others.
     """
     if values is None and places is None and grids is None and map_boxes is None:
         return None
@@ -44,6 +48,9 @@ def tile_inputs(
             "forward: expected `tile_values`, `tile_places`, `tile_grids` and `region_map_boxes` "
             "together, got some of them"
         )
+    check_tiles(
+        values, places, grids, map_boxes, num_pictures=num_pictures, num_regions=num_regions
+    )
     return TileInputs(values_T3SS=values, places_T3=places, grids_N2=grids)
 
 

@@ -48,9 +48,16 @@ def counter(processor: Any) -> TokenizerCounter:
     return TokenizerCounter(processor.tokenizer)
 
 
+def picture_of(sample: Any) -> bytes:
+    """What stands for a picture here: its rows and columns, which `unread_pictures` reads."""
+    return f"{sample.image.height} {sample.image.width}".encode()
+
+
 @pytest.fixture(autouse=True)
 def unread_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch, "decode_rgb", lambda _: np.zeros((9, 9, 3), dtype=np.uint8))
+    monkeypatch.setattr(
+        batch, "decode_rgb", lambda hw: np.zeros((*map(int, hw.split()), 3), np.uint8)
+    )
 
 
 def open_lengths(root: Path, name: str, counter: Any, processor: Any, folder: Path) -> Any:
@@ -71,7 +78,7 @@ def both(index: Any, lengths: Lengths, processor: Any, row: int, **draw: Any) ->
     example = Example(
         sample=sample,
         conversation=sample.conversations[ordinal],
-        image_bytes=b"",
+        image_bytes=picture_of(sample),
         position=0,
         epoch=0,
         source="",
@@ -195,8 +202,15 @@ def test_totals_follow_caps_quotas_and_lengths(
             parts = -(-size // 2) if conversation.independent else 1
             draws.append(size / parts)
             for passes in range(parts):
-                example = Example(sample=sample, conversation=conversation, image_bytes=b"",
-                                  position=0, epoch=0, source="", passes=passes)  # fmt: skip
+                example = Example(
+                    sample=sample,
+                    conversation=conversation,
+                    image_bytes=picture_of(sample),
+                    position=0,
+                    epoch=0,
+                    source="",
+                    passes=passes,
+                )
                 encoded = encode_example(example, processor, max_tokens=4000, max_exchanges=2)
                 assert encoded is not None
                 tokens.append(len(encoded.input_ids) / parts)

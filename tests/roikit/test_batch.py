@@ -291,16 +291,24 @@ def test_a_model_built_without_masks_is_saved_without_them(tmp_path: Path) -> No
     assert (processor.use_masks, again.use_masks, again.boxes_as_text) == (False, False, False)
 
 
-def test_a_mask_that_cannot_be_read_names_its_sample(built: Any) -> None:
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"mask_rle": Rle(size=(40, 40), counts="nonsense")}, r"regions\[0\]\.mask_rle"),
+        ({"box_xyxy": (60, 0, 80, 20)}, "box 1 of 1: expected some area .* 40 x 40 pixels"),
+    ],
+)
+@pytest.mark.parametrize("crop", [0.0, 1.0])
+def test_a_region_that_cannot_be_read_names_its_sample(
+    built: Any, changed: dict[str, Any], message: str, crop: float
+) -> None:
     example = two_coloured(on_the("left"))
-    region = msgspec.structs.replace(
-        example.sample.regions[0], mask_rle=Rle(size=(40, 40), counts="nonsense")
-    )
+    region = msgspec.structs.replace(example.sample.regions[0], **changed)
     example = msgspec.structs.replace(
         example, sample=msgspec.structs.replace(example.sample, regions=(region,))
     )
-    with pytest.raises(CorruptSampleError, match=r"`toy-train-000000000`: regions\[0\]\.mask_rle"):
-        encode_example(example, built.processor, max_tokens=500)
+    with pytest.raises(CorruptSampleError, match=f"`toy-train-000000000`: {message}"):
+        encode_example(example, built.processor, max_tokens=500, crop=crop)
 
 
 def test_masks_reach_the_model_from_prompts_too(built: Any) -> None:

@@ -1,16 +1,20 @@
 """What the model and its processor refuse, in one line each."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from roikit.errors import RoikitError
+from roikit.errors import RoikitError, UsageError
+from roikit.model.build import build_model
 from roikit.model.checks import check_places
+from roikit.model.generate import load_model
 from roikit.prompt import Prompt
 from roikit.sample import Region, Turn
+from tests.roikit.conftest import TEXTS, TINY
 
 REGIONS = (Region(box_xyxy=(1, 2, 20, 25)), Region(box_xyxy=(10, 5, 40, 30)))
 
@@ -86,6 +90,12 @@ BOX = [0.1, 0.1, 0.5, 0.5]
         ({"region_masks": torch.ones(2, 28, 28)}, r"region_masks: expected shape \(3, M, M\)"),
         ({"region_masks": torch.ones(3, 28)}, r"region_masks: expected shape .*, got \(3, 28\)"),
         (
+            {"pixel_values": torch.zeros(3, 32, 32)},
+            r"pixel_values: .*\(N, 3, S, S\).*\(3, 32, 32\)",
+        ),
+        ({"pixel_values": torch.zeros(2, 3, 32, 40)}, r"pixel_values: .*, got \(2, 3, 32, 40\)"),
+        ({"pixel_values": None}, "expected `pixel_values` beside `region_boxes`, got none"),
+        (
             {"region_boxes": torch.tensor([BOX, [0.2, 0.1, 1.2, 0.5], BOX])},
             r"region_boxes\[1\]: expected fractions .*, got \[0\.2, 0\.1, 1\.2, 0\.5\]",
         ),
@@ -127,3 +137,10 @@ def test_a_mention_without_a_box_names_the_turn(built: Any) -> None:
     turns = (Turn("user", "<region1>?"), Turn("assistant", "red"), Turn("user", "<region3>?"))
     with pytest.raises(RoikitError, match=r"turns\[2\]: `<region3>` does not exist, there are 2"):
         built.processor([replace(make_prompt("x"), turns=turns)])
+
+
+def test_a_processor_of_another_model_is_refused(built: Any, tmp_path: Path) -> None:
+    built.model.save_pretrained(tmp_path)
+    build_model(replace(TINY, region_grid=3), texts=TEXTS).processor.save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match=r"tokens a region: expected 4, .* processor with 9$"):
+        load_model(tmp_path, device="cpu")

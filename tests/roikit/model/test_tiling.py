@@ -1,9 +1,11 @@
 """Regions read from tiles, on random weights of a few thousand parameters."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -12,9 +14,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from roikit.batch import encode_example
+from roikit.batch import Row, collate, encode_example
 from roikit.config import TILED_ENCODERS
 from roikit.errors import RoikitError
+from roikit.masks import encode_mask
 from roikit.model.build import build_model
 from roikit.model.generate import LoadedModel, generate, load_model, score_options
 from roikit.model.processing import RoikitProcessor
@@ -260,6 +263,41 @@ def test_regions_keep_their_order_masks_and_pictures() -> None:
     assert told[:, 3].tolist() == [100, 1, 1, 102, 103, 103]
 
 
+@torch.no_grad()
+def test_conversations_that_share_a_row_read_their_own_tiles_and_masks(loaded: LoadedModel) -> None:
+    processor = loaded.processor
+    rows = []
+    for one in MIXED:
+        left = np.zeros(one.image.shape[:2], dtype=np.bool_)
+        left[:, : left.shape[1] // 2] = True
+        mask = encode_mask(left, (left.shape[1], left.shape[0]))
+        masked = replace(
+            one, regions=tuple(msgspec.structs.replace(r, mask_rle=mask) for r in one.regions)
+        )
+        ids = processor.encode_prompt(masked).input_ids
+        boxes = [region.box_xyxy for region in masked.regions]
+        masks = processor.region_masks(masked.regions, (left.shape[1], left.shape[0]))
+        view = processor.view(masked.image, boxes, masks)
+        rows.append(Row(input_ids=ids, labels=ids, view=view, key="made"))
+
+    def loss(layout: list[list[Row]]) -> float:
+        batch = collate(layout, pad_token_id=processor.pad_token_id)
+        output = loaded.model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            position_ids=batch.position_ids,
+            **batch.views.model_inputs(processor.normalise),
+            labels=batch.labels,
+            num_items_in_batch=1.0,
+            use_cache=False,
+        )
+        return float(output.loss)
+
+    alone = sum(loss([[row]]) for row in rows)
+    assert loss([rows[:2], rows[2:]]) == pytest.approx(alone, rel=1e-5)
+    assert loss([[row] for row in reversed(rows)]) == pytest.approx(alone, rel=1e-5)
+
+
 @pytest.mark.parametrize("learns", [True, False], ids=["tower learns", "tower rests"])
 def test_gradients_reach_the_tower_through_tiles(loaded: LoadedModel, learns: bool) -> None:
     model, processor = loaded.model, loaded.processor
@@ -287,7 +325,6 @@ def test_saved_with_the_processor_and_used_in_training(loaded: LoadedModel, tmp_
     loaded.processor.save_pretrained(tmp_path)
     again = load_model(tmp_path, device="cpu")
     assert again.processor.tile_rule == loaded.processor.tile_rule
-    assert again.model.config.max_tiles == 9
     assert generate(again, MIXED, max_new_tokens=4) == generate(loaded, MIXED, max_new_tokens=4)
     row = encode_example(make_example(0), again.processor, max_tokens=200)
     assert row is not None and row.view.tiles is not None
@@ -298,6 +335,26 @@ def test_tiles_without_their_places_are_refused(loaded: LoadedModel) -> None:
     inputs = loaded.processor(MIXED)
     del inputs["tile_grids"]
     with pytest.raises(RoikitError, match="`tile_grids` and `region_map_boxes` together"):
+        loaded.model(**inputs)
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("tile_values", (3, 3, 32, 16)),
+        ("tile_places", (3, 2)),
+        ("tile_grids", (1, 2)),
+        ("region_map_boxes", (4, 4)),
+    ],
+)
+def test_tiles_of_other_shapes_are_refused(
+    loaded: LoadedModel, name: str, found: tuple[int, ...]
+) -> None:
+    inputs = loaded.processor(MIXED)
+    inputs[name] = torch.zeros(found, dtype=inputs[name].dtype)
+    with pytest.raises(
+        RoikitError, match=f"^{name}: expected shape .*, got {re.escape(str(found))}$"
+    ):
         loaded.model(**inputs)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from roikit.config import PARTS, ModelRecipe, Recipe, StageRecipe, load_recipe
+from roikit.config import PARTS, REGION_ENCODERS, ModelRecipe, Recipe, StageRecipe, load_recipe
 from roikit.model.build import build_model
 from roikit.model.skeleton import build_skeleton
 from roikit.train.estimate import (
@@ -139,6 +139,16 @@ def test_checkpointing_trades_memory_for_operations() -> None:
     assert twice.activation_bytes == pytest.approx(2 * found.activation_bytes, rel=0.01)
     assert twice.flops == pytest.approx(2 * found.flops, rel=0.01)
     assert found.scaled(2).activation_bytes == pytest.approx(twice.activation_bytes, rel=0.01)
+
+
+@pytest.mark.parametrize("encoder", REGION_ENCODERS)
+def test_every_encoder_has_a_footprint(encoder: str) -> None:
+    model = replace(MODEL, region_encoder=encoder, region_width=64)
+    none, some = (
+        measure_footprint(build_skeleton(model), replace(ROWS, regions=n), dtype=torch.bfloat16)
+        for n in (0, 5)
+    )
+    assert (some.flops > none.flops) == (encoder != "text")
 
 
 def test_tiles_cost_the_tower_as_much_as_pictures() -> None:
