@@ -29,7 +29,7 @@ def load_saved_model(folder: Path, dtype: torch.dtype) -> RoikitForConditionalGe
         if config.model_type != RoikitConfig.model_type:
             raise UsageError(f"{folder}: expected a roikit model, found `{config.model_type}`")
         with _without_report():
-            model, found = RoikitForConditionalGeneration.from_pretrained(
+            loaded, found = RoikitForConditionalGeneration.from_pretrained(
                 folder,
                 dtype=dtype,
                 output_loading_info=True,
@@ -38,6 +38,8 @@ def load_saved_model(folder: Path, dtype: torch.dtype) -> RoikitForConditionalGe
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UsageError(f"{folder}: the model cannot be read: {reason}") from error
+    # transformers' types have no overload for what it returns beside the model
+    model: RoikitForConditionalGeneration = loaded
     problems = {
         "missing": [f"`{name}`" for name in found["missing_keys"]],
         "unexpected": [f"`{name}`" for name in found["unexpected_keys"]],
@@ -60,9 +62,12 @@ def load_saved_model(folder: Path, dtype: torch.dtype) -> RoikitForConditionalGe
 def _without_report() -> Iterator[None]:
     """Keep back transformers' table of weights that do not fit: the refusal says it in a line."""
     logger = logging.getLogger("transformers.modeling_utils")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    logger.addFilter(is_other)  # a higher level would make transformers warn of other things
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logger.removeFilter(is_other)

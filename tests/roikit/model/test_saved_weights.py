@@ -90,6 +90,13 @@ def test_a_file_that_was_cut_short_is_one_line(saved: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_whole_weights_load_without_a_word(
+    saved: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    load_model(saved, device="cpu")
+    assert not caplog.records and "[transformers]" not in capfd.readouterr().err
+
+
 def test_weights_that_are_tied_are_not_missing(tmp_path: Path) -> None:
     built = build_model(TINY, texts=TEXTS)
     assert built.model.config.tie_word_embeddings
