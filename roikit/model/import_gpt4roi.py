@@ -5,6 +5,7 @@ checked from headers before the first byte is written; then one tensor at a time
 written, so that memory holds the largest tensor and not the model.
 """
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -189,13 +190,20 @@ def check_out(out: Path, *, overwrite: bool) -> None:
     """Refuse a folder that must not be written into.
 
     Raises:
-        UsageError: it holds something that is no model, or a model and `overwrite` is false.
+        UsageError: it holds something that is no model of ours (LLaMA's own folder, say), or a
+            model and `overwrite` is false.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    if not (out / "config.json").is_file():
+    try:
+        is_ours = (
+            json.loads((out / "config.json").read_bytes())["model_type"] == RoikitConfig.model_type
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        is_ours = False
+    if not is_ours:
         raise UsageError(
-            f"{out}: expected an empty folder or a model, found something else",
+            f"{out}: expected an empty folder or a model of roikit, found something else",
             hint="choose another --out",
         )
     if not overwrite:

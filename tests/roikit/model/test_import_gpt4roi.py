@@ -232,8 +232,9 @@ def test_what_stands_at_out_is_kept_unless_told_otherwise(
     ready = plan(release)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("x")
-    with pytest.raises(UsageError, match="expected an empty folder or a model"):
-        write_import(ready, tmp_path / "mine", overwrite=True)
+    for kept in (tmp_path / "mine", release.base, release.vision):
+        with pytest.raises(UsageError, match="expected an empty folder or a model of roikit"):
+            write_import(ready, kept, overwrite=True)
     write_import(ready, tmp_path / "m")
     with pytest.raises(UsageError, match="holds a model already"):
         write_import(ready, tmp_path / "m")
