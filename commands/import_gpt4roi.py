@@ -72,7 +72,7 @@ def import_gpt4roi(
     verb = "would be" if dry_run else "are"
     render.line(
         f"{render.bytes_text(plan.num_bytes)} of {found['dtype']} {verb} in {len(plan.files)} "
-        f"files at {out}"
+        f"{'file' if len(plan.files) == 1 else 'files'} at {out}"
     )
 
 

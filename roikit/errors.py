@@ -1,5 +1,6 @@
 """Every error roikit raises on purpose, and the exit code each one ends a command with."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -47,3 +48,9 @@ class PeerError(RoikitError):
 
     def __init__(self, rank: int) -> None:
         super().__init__(f"process {rank} of this run failed and has said why")
+
+
+def few(names: Sequence[str], *, shown: int = 3) -> str:
+    """Write the first of some names, and how many there are beside them, for a message."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more

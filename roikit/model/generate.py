@@ -15,10 +15,10 @@ from torch.nn import functional as F
 
 from roikit.errors import UsageError
 from roikit.mentions import plain
-from roikit.model.configuration import RoikitConfig
 from roikit.model.device import choose_device, choose_dtype
 from roikit.model.modeling import RoikitForConditionalGeneration
 from roikit.model.processing import RoikitProcessor, pad
+from roikit.model.saved_weights import load_saved_model
 from roikit.prompt import Prompt, map_back
 
 
@@ -48,7 +48,8 @@ def load_model(path: str | Path, *, device: str = "auto", dtype: str = "auto") -
         dtype: `fp32`, `bf16`, `fp16`, or `auto` (bf16 on CUDA, else fp32).
 
     Raises:
-        UsageError: the folder holds no model of ours, or a processor that was made for another.
+        UsageError: the folder holds no model of ours, not all of its weights and no others, or a
+            processor that was made for another.
     """
     folder = Path(path)
     if (folder / "model" / "config.json").is_file():
@@ -60,15 +61,13 @@ def load_model(path: str | Path, *, device: str = "auto", dtype: str = "auto") -
         )
     device = choose_device(device)
     numbers = choose_dtype(dtype, auto="bf16" if device.startswith("cuda") else "fp32")
+    model = load_saved_model(folder, numbers)
     try:
-        config = RoikitConfig.from_pretrained(folder)
-        if config.model_type != "roikit":
-            raise UsageError(f"{folder}: expected a roikit model, found `{config.model_type}`")
-        model = RoikitForConditionalGeneration.from_pretrained(folder, dtype=numbers)
         processor = RoikitProcessor.from_pretrained(folder)
     except (OSError, ValueError) as error:
-        raise UsageError(f"{folder}: the model cannot be read: {error}") from error
-    _check_fit(config, processor, folder)
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(f"{folder}: the processor cannot be read: {reason}") from error
+    _check_fit(model.config, processor, folder)
     return LoadedModel(model=model.to(device).eval(), processor=processor, path=folder)
 
 

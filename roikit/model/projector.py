@@ -1,14 +1,12 @@
 """From the tower's channels to the language model's width, for image and region cells alike."""
 
-import pickle
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from roikit.errors import UsageError
+from roikit.model.tensor_files import list_file, read_tensor
 
 #: Near the spread of what a new projector puts out, so that it is neither lost nor drowns the cell.
 _IMAGE_EMBEDDING_STD = 0.3
@@ -76,27 +74,19 @@ def load_projector_weights(projector: Projector, file: Path) -> None:
             hint="LLaVA's are at huggingface.co/liuhaotian/LLaVA-Pretrained-Projectors "
             "(docs/gpt4roi.md); name yours with --set model.projector_weights=FILE",
         )
-    held = _read_tensors(file, where)
-    found = {name.rpartition(_LLAVA_NAME)[2]: x for name, x in held.items() if _LLAVA_NAME in name}
+    stored = {name: held for name, held in list_file(file).items() if _LLAVA_NAME in name}
+    short = {name: name.rpartition(_LLAVA_NAME)[2] for name in stored}
     expected = {name: tuple(value.shape) for name, value in projector.layers.state_dict().items()}
-    shapes = {name: tuple(value.shape) for name, value in found.items()}
+    shapes = {short[name]: held.shape for name, held in stored.items()}
     if shapes != expected:
         raise UsageError(
             f"{where}: expected {_described(expected)}, found {_described(shapes) or 'none of it'}",
             hint='these are weights of one layer: `projector = "linear"`, and the widths of the '
             "tower and the language model they were trained between",
         )
-    projector.layers.load_state_dict(found)
-
-
-def _read_tensors(file: Path, where: str) -> dict[str, Tensor]:
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        held: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise UsageError(f"{where}: cannot be read: {str(error).splitlines()[0]}") from error
-    return held
+    projector.layers.load_state_dict(
+        {short[name]: read_tensor(name, held) for name, held in stored.items()}
+    )
 
 
 def _described(shapes: dict[str, tuple[int, ...]]) -> str:

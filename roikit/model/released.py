@@ -10,12 +10,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from roikit.errors import RoikitError
+from roikit.errors import RoikitError, few
 from roikit.model.gpt4roi import LEVELS, Gpt4RoiEncoder
 from roikit.model.regions import Regions
 
 PREFIX = "model.spi_module."
-_NAMED = 3  # tensors that a message names
 
 
 class ReleasedRegionEncoder(nn.Module):
@@ -174,6 +173,4 @@ def _skeleton(state: Mapping[str, Tensor]) -> Gpt4RoiEncoder:
 
 
 def _named(names: Sequence[str]) -> str:
-    """A few of the names, and how many more there are."""
-    few = ", ".join(f"`{name}`" for name in names[:_NAMED])
-    return few if len(names) <= _NAMED else f"{few} and {len(names) - _NAMED} more"
+    return few([f"`{name}`" for name in names])

@@ -7,7 +7,7 @@ shapes and types; not whose weights they are.
 import json
 import pickle
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,13 +46,36 @@ def list_tensors(folder: Path) -> dict[str, StoredTensor]:
     """
     found: dict[str, StoredTensor] = {}
     for file in _files(folder):
-        for name, tensor in _list_file(file):
+        for name, tensor in list_file(file).items():
             if name in found:
                 raise UsageError(
                     f"{file}: `{name}` stands in `{found[name].file.name}` too, expected it once",
                     hint="leave the files of one checkpoint alone in the folder",
                 )
             found[name] = tensor
+    return found
+
+
+def list_file(file: Path) -> dict[str, StoredTensor]:
+    """Read the names, shapes and types of one file: safetensors, or else torch's.
+
+    Raises:
+        UsageError: it is damaged or of an old form.
+    """
+    if file.suffix != ".safetensors":
+        return {
+            name: StoredTensor(file=file, shape=tuple(tensor.shape), dtype=tensor.dtype)
+            for name, tensor in _load_torch(file).items()
+        }
+    found = {}
+    try:
+        with safe_open(file, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 (no mapping)
+                part = opened.get_slice(name)
+                dtype = _TYPES.get(part.get_dtype(), torch.uint8)
+                found[name] = StoredTensor(file=file, shape=tuple(part.get_shape()), dtype=dtype)
+    except SafetensorError as error:
+        raise _unreadable(file, error) from error
     return found
 
 
@@ -164,21 +187,6 @@ def _files(folder: Path) -> list[Path]:
             hint="download the rest; `du -h` tells a file of git-lfs from its pointer",
         )
     return [folder / name for name in names]
-
-
-def _list_file(file: Path) -> Iterator[tuple[str, StoredTensor]]:
-    if file.suffix == ".safetensors":
-        try:
-            with safe_open(file, framework="pt") as opened:
-                for name in opened.keys():  # noqa: SIM118 (no mapping)
-                    part = opened.get_slice(name)
-                    dtype = _TYPES.get(part.get_dtype(), torch.uint8)
-                    yield name, StoredTensor(file=file, shape=tuple(part.get_shape()), dtype=dtype)
-        except SafetensorError as error:
-            raise _unreadable(file, error) from error
-        return
-    for name, tensor in _load_torch(file).items():
-        yield name, StoredTensor(file=file, shape=tuple(tensor.shape), dtype=tensor.dtype)
 
 
 def _load_torch(file: Path) -> dict[str, Tensor]:

@@ -18,6 +18,26 @@ WIDTH, INNER = 32, 64
 ADDED = ("[PAD]", "<im_patch>", "<bbox>", "<point>", "<im_start>", "<im_end>")
 
 
+#: CLIP's two halves; the vision model alone is used.
+CLIP_VISION = {
+    "hidden_size": INNER,
+    "intermediate_size": 64,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 4,
+    "image_size": 224,
+    "patch_size": 14,
+}
+CLIP_TEXT = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "vocab_size": 50,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Release:
     """The three folders."""
@@ -107,15 +127,7 @@ def zeros(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
 
 def write_clip(folder: Path) -> None:
     torch.manual_seed(3)
-    config = CLIPVisionConfig(
-        hidden_size=INNER,
-        intermediate_size=64,
-        num_hidden_layers=24,
-        num_attention_heads=4,
-        image_size=224,
-        patch_size=14,
-    )
-    CLIPVisionModel(config).save_pretrained(folder)
+    CLIPVisionModel(CLIPVisionConfig(**CLIP_VISION)).save_pretrained(folder)
 
 
 def write_llama(folder: Path, tensors: Mapping[str, Tensor], *, width: int = WIDTH) -> None:
@@ -135,6 +147,12 @@ def write_llama(folder: Path, tensors: Mapping[str, Tensor], *, width: int = WID
         tie_word_embeddings=False,
     ).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
+    write_halves(folder, tensors)
+
+
+def write_halves(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write two torch files with an index."""
+    folder.mkdir(parents=True, exist_ok=True)
     names = list(tensors)
     halves = {"a.bin": names[::2], "b.bin": names[1::2]}
     for file, held in halves.items():

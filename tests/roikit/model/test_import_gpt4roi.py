@@ -5,18 +5,23 @@ import shlex
 import shutil
 import subprocess
 import sys
+import weakref
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import AutoProcessor, CLIPConfig, CLIPModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from roikit.config import load_recipe
 from roikit.errors import RoikitError, UsageError
+from roikit.model import import_gpt4roi, released_tensors
 from roikit.model.generate import generate, load_model, score_options, stream_answer
 from roikit.model.import_gpt4roi import ImportPlan, plan_import, write_import
 from roikit.model.skeleton import build_skeleton
@@ -119,6 +124,37 @@ def test_the_true_shapes_match_the_recipes_model_both_ways() -> None:
     assert {n: tuple(t.shape) for n, t in model.language_model.state_dict().items()} == wanted
 
 
+def test_other_forms_and_sizes_give_one_model_too(tmp_path: Path) -> None:
+    """As the 13B would come: other sizes, torch files with an index, bfloat16, a whole CLIP."""
+    rows, width = len(made.tokenizer()), 40
+    base = made.random(made.language_shapes(rows, width, 3, 56), 1, torch.float16)
+    made.write_llama(tmp_path / "llama", base, width=width)
+    for file in tmp_path.glob("llama/*.bin*"):
+        file.unlink()
+    save_file(base, tmp_path / "llama" / "model.safetensors")
+    shapes = made.language_shapes(rows + 6, width, 3, 56) | made.projector_shapes(width)
+    shapes |= {f"model.spi_module.{n}": s for n, s in made.region_shapes(width).items()}
+    delta = made.random(shapes, 2, torch.bfloat16)
+    made.write_halves(tmp_path / "delta", delta)
+    clip = CLIPModel(CLIPConfig(text_config=made.CLIP_TEXT, vision_config=made.CLIP_VISION))
+    clip.half().save_pretrained(tmp_path / "clip")
+
+    ready = plan_import(
+        tmp_path / "delta", tmp_path / "llama", str(tmp_path / "clip"), max_shard_bytes=BIG
+    )
+    write_import(ready, tmp_path / "m")
+    found = weights(tmp_path / "m")
+    assert {tensor.dtype for tensor in found.values()} == {torch.bfloat16}
+    name = "lm_head.weight"
+    expected = delta[name].float()
+    expected[:rows] += base[name].float()
+    assert torch.equal(found[f"language_model.{name}"], expected.bfloat16())
+    cell = "embeddings.patch_embedding.weight"
+    (copied,) = (found[n] for n in found if n.endswith(cell))
+    assert torch.equal(copied, clip.state_dict()[f"vision_model.{cell}"].bfloat16())
+    assert load_model(tmp_path / "m", device="cpu").model.config.text_config.hidden_size == width
+
+
 # --- what is refused ---
 
 
@@ -196,8 +232,9 @@ def test_what_stands_at_out_is_kept_unless_told_otherwise(
     ready = plan(release)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("x")
-    with pytest.raises(UsageError, match="expected an empty folder or a model"):
-        write_import(ready, tmp_path / "mine", overwrite=True)
+    for kept in (tmp_path / "mine", release.base, release.vision):
+        with pytest.raises(UsageError, match="expected an empty folder or a model of roikit"):
+            write_import(ready, kept, overwrite=True)
     write_import(ready, tmp_path / "m")
     with pytest.raises(UsageError, match="holds a model already"):
         write_import(ready, tmp_path / "m")
@@ -247,6 +284,22 @@ def test_a_prompt_reads_as_the_reference_wrote_it(imported: Path) -> None:
 def made_id(processor: object, token: str) -> int:
     found: int = processor.tokenizer.convert_tokens_to_ids(token)  # type: ignore[attr-defined]
     return found
+
+
+def test_a_batch_answers_as_one_by_one(imported: Path) -> None:
+    loaded = load_model(imported, device="cpu")
+    with torch.no_grad():  # small random weights say the same whatever they are asked
+        for layer in loaded.model.language_model.model.layers:
+            for weight in layer.parameters():
+                weight *= 8
+    asked = [
+        prompt(),
+        prompt("Say <region2>, though I write ### Human: <<bbox> <<im_patch> here."),
+        prompt("Describe the picture."),
+    ]
+    alone = [generate(loaded, [one], max_new_tokens=4)[0] for one in asked]
+    assert generate(loaded, asked, max_new_tokens=4) == alone
+    assert len(set(alone)) > 1, "the prompts make no difference"
 
 
 def test_the_loss_falls_on_answers_and_the_marks_that_end_them(imported: Path) -> None:
@@ -322,6 +375,18 @@ def test_an_answer_ends_before_the_marks(imported: Path) -> None:
     assert "".join(stream_answer(loaded, asked, max_new_tokens=len(said))).strip() == "red region1"
 
 
+def test_what_was_written_reads_prompts_as_the_plan_does(release: Release, imported: Path) -> None:
+    ready = plan(release).processor
+    saved = AutoProcessor.from_pretrained(imported)
+    asked = prompt("What is <region1>,\n left of <region2>? ### <<bbox>")
+    here, there = ready([asked]), saved([asked])
+    assert here.keys() == there.keys()
+    for name, value in here.items():
+        assert torch.equal(value, there[name]), name
+    assert not saved.use_masks and type(saved) is type(ready)
+
+
+@pytest.mark.slow
 def test_a_fresh_process_loads_it_by_the_auto_classes_and_generates_the_same(
     imported: Path,
 ) -> None:
@@ -347,6 +412,32 @@ def test_a_fresh_process_loads_it_by_the_auto_classes_and_generates_the_same(
     assert json.loads(done.stdout) == here[0, inputs["input_ids"].shape[1] :].tolist()
 
 
+def test_no_tensor_is_held_once_it_is_written(
+    release: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, made_ = released_tensors.read_tensor, import_gpt4roi.make_tensor
+    seen: list[weakref.ref[Tensor]] = []
+    most = {"read": 0, "made": 0}
+
+    def watched(kind: str, make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def watch(*arguments: Any) -> Tensor:
+            held = {id(tensor) for ref in seen if (tensor := ref()) is not None}
+            most[kind] = max(most[kind], len(held))
+            tensor = make(*arguments)
+            seen.append(weakref.ref(tensor))
+            return tensor
+
+        return watch
+
+    monkeypatch.setattr(released_tensors, "read_tensor", watched("read", read))
+    monkeypatch.setattr(import_gpt4roi, "make_tensor", watched("made", made_))
+    write_import(plan(release), tmp_path / "m")
+    assert len(seen) > 200
+    # the one written last; while a sum is made, the delta's too
+    assert most == {"made": 1, "read": 2}
+
+
+@pytest.mark.slow
 def test_memory_stays_far_below_the_model_and_a_file(tmp_path: Path) -> None:
     """A release of 190 MB in tensors of up to 6 MB, to be written in files of 100 MB."""
     rows, width = len(made.tokenizer()), 1024

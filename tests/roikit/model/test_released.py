@@ -67,10 +67,11 @@ def test_names_and_shapes_at_true_size_are_the_released_ones() -> None:
     assert found == released_shapes(1024, 1024, 4096, 256, 14)
 
 
-@pytest.mark.parametrize("prefix", ["", PREFIX])
+@pytest.mark.parametrize(("prefix", "dtype"), [("", torch.float32), (PREFIX, torch.float16)])
 def test_regions_come_out_as_defined_picture_by_picture(
-    state: dict[str, Tensor], prefix: str
+    state: dict[str, Tensor], prefix: str, dtype: torch.dtype
 ) -> None:
+    state = {name: value.to(dtype) for name, value in state.items()}
     encoder = load_region_encoder({prefix + name: value for name, value in state.items()})
     assert not encoder.training
     levels, boxes = make_levels(4), make_boxes(2, 0, 3, 0)

@@ -11,7 +11,8 @@ from pipelines.token_counts import TokenizerCounter, introduced_text
 from roikit.config import Recipe, load_recipe
 from roikit.errors import RoikitError, UsageError
 from roikit.model.build import build_model
-from roikit.model.generate import load_model
+from roikit.model.generate import LoadedModel, load_model
+from roikit.model.import_gpt4roi import plan_import, write_import
 from roikit.model.projector import Projector, load_projector_weights
 from roikit.train.run import train_stage
 from tests.roikit.conftest import ToySource
@@ -47,6 +48,7 @@ def recipe(parts: Path, stage: str, **changes: Any) -> Recipe:
         "model.vision": parts / "clip",
         "model.language": parts / "vicuna",
         "model.projector_weights": parts / "mm_projector.bin",
+        "model.region_width": 16,  # most of a step's time goes into the pyramid
         f"{stage}.steps": 2,
         f"{stage}.batch_size": 2,
         f"{stage}.micro_batch": 0,
@@ -58,6 +60,16 @@ def recipe(parts: Path, stage: str, **changes: Any) -> Recipe:
     }
     overrides = [f"{key}={value}" for key, value in settings.items()]
     return load_recipe("gpt4roi-7b", stage=stage, overrides=overrides)
+
+
+def moved_parts(before: LoadedModel, after: LoadedModel) -> set[str]:
+    """Name the parts in which some weight differs."""
+    old = before.model.state_dict()
+    return {
+        name.partition(".")[0]
+        for name, value in after.model.state_dict().items()
+        if not torch.equal(value, old[name])
+    }
 
 
 def test_both_stages_start_without_align_and_leave_a_model(parts: Path, tmp_path: Path) -> None:
@@ -72,28 +84,38 @@ def test_both_stages_start_without_align_and_leave_a_model(parts: Path, tmp_path
             device="cpu",
         )
         start = tmp_path / stage
-    new = build_model(recipe(parts, "stage1").model).model.state_dict()
+    built = build_model(recipe(parts, "stage1").model)
+    new = LoadedModel(model=built.model, processor=built.processor)
     one, two = (load_model(tmp_path / stage, device="cpu") for stage in ("stage1", "stage2"))
-    moved = {
-        stage: {
-            name.partition(".")[0]
-            for name, value in after.items()
-            if not torch.equal(value, before[name])
-        }
-        for stage, before, after in (
-            ("stage1", new, one.model.state_dict()),
-            ("stage2", one.model.state_dict(), two.model.state_dict()),
-        )
-    }
-    assert moved["stage1"] == {"region_encoder"}
-    assert moved["stage2"] == {"projector", "region_encoder", "language_model"}
+    assert moved_parts(new, one) == {"region_encoder"}
+    assert moved_parts(one, two) == {"projector", "region_encoder", "language_model"}
     assert two.model.generation_config.stop_strings == ["###"]
     assert two.processor.region_token == "<bbox>"
+
+
+def test_an_imported_model_is_trained_further(parts: Path, tmp_path: Path) -> None:
+    release = made.write_release(tmp_path / "release")
+    ready = plan_import(
+        release.delta, release.base, str(release.vision), dtype="fp32", max_shard_bytes=10**9
+    )
+    write_import(ready, tmp_path / "imported")
+    train_stage(
+        recipe(parts, "stage2", **{"stage2.steps": 1, "stage2.batch_size": 1}),
+        source=ToySource(batch_size=1),
+        out=tmp_path / "run",
+        start=tmp_path / "imported",
+        device="cpu",
+    )
+    before, after = (load_model(tmp_path / at, device="cpu") for at in ("imported", "run"))
+    assert moved_parts(before, after) == {"projector", "region_encoder", "language_model"}
+    assert after.model.generation_config.stop_strings == ["###"]
+    assert after.processor.region_token == "<bbox>" and not after.processor.use_masks
 
 
 def test_a_new_model_has_the_projector_and_the_tokens_at_the_mean(parts: Path) -> None:
     built = build_model(recipe(parts, "stage1").model)
     assert built.from_scratch == ("region_encoder",)
+    assert not built.processor.use_masks  # the reference reads boxes alone
     saved = torch.load(parts / "mm_projector.bin", weights_only=True)
     layer = built.model.projector.layers
     assert torch.equal(layer.weight, saved["model.mm_projector.weight"].float())
