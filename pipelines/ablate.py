@@ -239,9 +239,9 @@ class _Job:
         self._clock.trained(run, max(train_seconds(run), time.monotonic() - began))
 
     def _end_if_stopped(self, error: BaseException | None = None) -> None:
-        """End everything after a signal that did not end a stage: it came too late, or with `error`.
+        """End everything after a signal that did not end the stage: else the next would begin.
 
-        Without this the next variation would begin.
+        It came after the last step, or `error` came in its way, as a save that fails.
         """
         from roikit.train.loop import Interrupted
 

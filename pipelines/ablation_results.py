@@ -196,7 +196,9 @@ def _value(scores: Scores, metric: str, group: str) -> float | None:
 def _of_progress(trials: Sequence[Trial], num_done: int) -> list[str]:
     if num_done == len(trials):
         return []
-    return [f"Not finished: {num_done:,} of {len(trials):,} models are done, a seed after the other."]
+    return [
+        f"Not finished: {num_done:,} of {len(trials):,} models are done, a seed after the other."
+    ]
 
 
 def _of_training(study: Study, base: Trial) -> list[str]:

@@ -83,7 +83,7 @@ def check_folder(
 
 
 def is_same_recipe(resolved: str, other: str) -> bool:
-    """Whether two resolved recipes are one run's: they differ in keys that may change on its way."""
+    """Whether two resolved recipes are one run's: what differs may change on its way."""
     return _bound_lines(resolved) == _bound_lines(other)
 
 
