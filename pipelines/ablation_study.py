@@ -92,7 +92,8 @@ def load_study(
     if name is not None:
         known = _read(name)
     known["variations"] += tuple(parse_variation(text) for text in vary)
-    known["overrides"] = (*known.get("overrides", ()), *overrides)
+    last = {one.partition("=")[0].strip(): one for one in (*known.get("overrides", ()), *overrides)}
+    known["overrides"] = tuple(last.values())
     study = Study(**{**known, **changes})
     _check(study)
     return study

@@ -429,6 +429,7 @@ def test_a_study_names_overrides_and_stages_and_what_is_asked_for_wins(tmp_path:
     assert (a.recipe.run.steps, a.recipe.run.lr) == (9, 0.5)
     assert (a.recipe.model.region_grid, b.recipe.model.region_grid) == (1, 4)
     asked = load_study(str(file), (), ["align.steps=7"], seeds=(1,), stages=("align", "stage1"))
+    assert asked.overrides == ("align.steps=7", "align.lr=0.5", "model.region_grid=1")
     first, second = plan_trials(asked, tmp_path)[0].runs
     assert (first.recipe.run.steps, first.recipe.run.lr, second.recipe.stage) == (7, 0.5, "stage1")
 
