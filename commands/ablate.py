@@ -47,11 +47,13 @@ def ablate(
         ),
     ] = None,
     stages: Annotated[
-        str,
+        str | None,
         typer.Option(
-            metavar="STAGE,…", help="Stages to train, in order.", show_default="the recipe's"
+            metavar="STAGE,…",
+            help="Stages to train, in order.",
+            show_default="the study's, else the recipe's",
         ),
-    ] = "",
+    ] = None,
     benchmarks: Annotated[
         str | None,
         typer.Option(
@@ -110,8 +112,10 @@ def ablate(
     found = load_study(
         study,
         vary or (),
+        settings or (),
         **given(
             recipe=recipe,
+            stages=None if stages is None else tuple(_names(stages)),
             seeds=None if seeds is None else _whole_numbers(seeds),
             benchmarks=None if benchmarks is None else tuple(_names(benchmarks)),
         ),
@@ -119,8 +123,6 @@ def ablate(
     how = How(
         shards=shards,
         out=out or paths.runs_dir() / "ablate",
-        overrides=tuple(settings or ()),
-        stages=tuple(_names(stages)),
         limit=limit,
         world=miniature_world,
         batch_size=batch_size,

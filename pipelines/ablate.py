@@ -54,8 +54,6 @@ class Settings:
 
     shards: Path
     out: Path
-    overrides: tuple[str, ...] = ()  #: of the recipe
-    stages: tuple[str, ...] = ()  #: to train; none: all that the recipe has
     limit: int | None = None  #: items a benchmark
     world: Path | None = None  #: the miniature world that the shards were made from
     batch_size: int = 16  #: prompts at once
@@ -114,26 +112,22 @@ def plan_ablation(study: Study, settings: Settings) -> Plan:
 def run_ablation(study: Study, settings: Settings, *, watcher: Watcher | None = None) -> Ablation:
     """Train and evaluate all variations with all seeds; what is there already is taken as it is.
 
-    A variation that fails costs its own rows alone. The table is also written to OUT.
+    A variation that fails costs its own rows alone. The table is also written to OUT, after each
+    model that was not there before and once all are done.
 
     Raises:
         UsageError: the base's recipe cannot be, a benchmark or its shards are not there, or another
             process works on OUT.
-        Interrupted: SIGINT or SIGTERM while a stage trains; a checkpoint is saved.
+        Interrupted: SIGINT or SIGTERM while a stage trains; a checkpoint is saved, if it can be.
     """
     trials = _checked_trials(study, settings)
     with claimed(settings.out):
         job = _Job(study, settings, trials, watcher or Watcher())
-        for trial in trials:
-            job.do(trial)
-        found = put_together(
-            study,
-            trials,
-            job.records,
-            failed=job.failed,
-            costs=job.measure_costs(),
-            overrides=settings.overrides,
-        )
+        for trial in trials[:-1]:
+            if job.do(trial):
+                write_tables(job.so_far(), settings.out)
+        job.do(trials[-1])
+        found = job.so_far(costs=job.measure_costs())
         settings.out.mkdir(parents=True, exist_ok=True)
         write_tables(found, settings.out)
     return found
@@ -143,7 +137,7 @@ def _checked_trials(study: Study, settings: Settings) -> list[Trial]:
     for name in study.benchmarks:
         benchmark = benchmarks.get(name)
         open_split(settings.shards, benchmark.dataset, benchmark.split)
-    return plan_trials(study, settings.out, overrides=settings.overrides, stages=settings.stages)
+    return plan_trials(study, settings.out)
 
 
 class _Job:
@@ -159,6 +153,7 @@ class _Job:
         self._trials = trials
         self._watcher = watcher
         self._clock = Clock(trials)
+        self._signals: list[int] = []  # that came while a stage trained
         self._failed_runs: dict[Path, str] = {}
         self._checks: dict[str, SceneChecks] = {}
         if settings.world is not None:
@@ -166,18 +161,30 @@ class _Job:
             for name in sorted(datasets.intersection(_WITH_SCENES)):
                 self._checks[name] = SceneChecks(name, settings.world)
 
-    def do(self, trial: Trial) -> None:
-        """Train and evaluate one variation with one seed, or note why that cannot be."""
+    def do(self, trial: Trial) -> bool:
+        """Train and evaluate one variation with one seed, or note why that cannot be.
+
+        Returns:
+            Whether it was evaluated now, and not before.
+        """
         at = (trial.variation.name, trial.seed)
         try:
             if trial.refused is not None:
                 raise RoikitError(trial.refused)
             for run in trial.runs:
                 self._train(run, trial)
-            self.records[at] = self._evaluate(trial)
+            self.records[at], is_new = self._evaluate(trial)
         except (RoikitError, MemoryError, RuntimeError) as error:
             self.failed[at] = _reason(error)
             log.warning("%s, seed %d: %s", *at, self.failed[at])
+            return False
+        return is_new
+
+    def so_far(self, costs: Costs | None = None) -> Ablation:
+        """Put together what is done."""
+        return put_together(
+            self._study, self._trials, self.records, failed=self.failed, costs=costs
+        )
 
     def measure_costs(self) -> Costs | None:
         """Measure what each variation's encoder costs, on the model of its first seed."""
@@ -220,12 +227,29 @@ class _Job:
                     workers=self._settings.workers,
                     on_start=self._watcher.training,
                     on_step=self._watcher.step,
+                    on_signal=self._signals.append,
                 )
             except (RoikitError, MemoryError, RuntimeError) as error:
-                self._failed_runs[run.out] = f"{run.recipe.stage}: {_reason(error)}"
-                raise RoikitError(self._failed_runs[run.out]) from error
+                why = f"{run.recipe.stage}: {_reason(error)}"
+                self._end_if_stopped(error)
+                self._failed_runs[run.out] = why
+                raise RoikitError(why) from error
+            self._end_if_stopped()
         # of a run of before, what its steps took; of one made now, start and export as well
         self._clock.trained(run, max(train_seconds(run), time.monotonic() - began))
+
+    def _end_if_stopped(self, error: BaseException | None = None) -> None:
+        """End everything after a signal that did not end the stage: else the next would begin.
+
+        It came after the last step, or `error` came in its way, as a save that fails.
+        """
+        from roikit.train.loop import Interrupted
+
+        if not self._signals:
+            return
+        if error is not None:
+            log.error("%s", error)
+        raise Interrupted(self._signals[0]) from error
 
     def _is_finished(self, run: Run) -> bool:
         """Whether a run is done and was just this one; anything else is `run_stage`'s to judge."""
@@ -233,10 +257,12 @@ class _Job:
             return True
         if not _is_done(run):
             return False
+        from roikit.train.run_folder import is_same_recipe
+
         told = json.loads((run.out / "run.json").read_text(encoding="utf-8"))
         start = None if run.start is None else weights_sha256(run.start)
         return (
-            told["resolved"] == run.recipe.to_toml()
+            is_same_recipe(told["resolved"], run.recipe.to_toml())
             and told["start_sha256"] == start
             and all(
                 self._root(*name.split("/")) == root
@@ -247,8 +273,8 @@ class _Job:
     def _root(self, dataset: str, split: str) -> str:
         return load_dataset(self._settings.shards, dataset, split).merkle_root
 
-    def _evaluate(self, trial: Trial) -> dict[str, ResultRecord]:
-        """Return the results of all benchmarks; what is there from before is read back."""
+    def _evaluate(self, trial: Trial) -> tuple[dict[str, ResultRecord], bool]:
+        """Return the results of all benchmarks, and whether one was not there from before."""
         folder = trial.model.parent / "results"
         system_hash = weights_sha256(trial.model)
         found: dict[str, ResultRecord] = {}
@@ -265,7 +291,7 @@ class _Job:
                 kept = save(result, file, overwrite=True)
             found[name] = kept
         self._clock.evaluated(None if loaded is None else time.monotonic() - began)
-        return found
+        return found, loaded is not None
 
     def _kept(self, file: Path, name: str, system_hash: str | None) -> ResultRecord | None:
         """Return an earlier result, if it is of this model, these data and this way of asking."""

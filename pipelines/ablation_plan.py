@@ -42,24 +42,20 @@ class Trial:
         return self.runs[-1].out
 
 
-def plan_trials(
-    study: Study, out: Path, *, overrides: Sequence[str] = (), stages: Sequence[str] = ()
-) -> list[Trial]:
+def plan_trials(study: Study, out: Path) -> list[Trial]:
     """Return all trials, a seed after the other, so that a table is complete early.
 
     Args:
         study: what is compared.
         out: folder of the ablation.
-        overrides: of the recipe, for all variations; a variation's own win.
-        stages: those to train; none: all that the recipe has.
 
     Raises:
         UsageError: the base's recipe cannot be; another variation's makes a refused trial.
     """
-    stages = _in_order(stages, recipe_stages(study.recipe))
+    stages = _in_order(study.stages, recipe_stages(study.recipe))
     trials = []
     for seed in study.seeds:
-        seeded = (*overrides, f"seed={seed}", f"model.seed={seed}")
+        seeded = (*study.overrides, f"seed={seed}", f"model.seed={seed}")
 
         def load(variation: Variation, seeded: Sequence[str] = seeded) -> list[Recipe]:
             given = [*seeded, *variation.overrides]
@@ -85,7 +81,7 @@ def distinct_runs(trials: Sequence[Trial]) -> list[Run]:
 def _in_order(wanted: Sequence[str], found: Sequence[str]) -> list[str]:
     for stage in wanted:
         if stage not in found:
-            raise UsageError(f"--stages: expected some of {', '.join(found)}, got `{stage}`")
+            raise UsageError(f"stages: expected some of {', '.join(found)}, got `{stage}`")
     return [stage for stage in STAGES if stage in (wanted or found)]
 
 

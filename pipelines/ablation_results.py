@@ -83,17 +83,15 @@ def put_together(
     *,
     failed: Mapping[tuple[str, int], str],
     costs: Costs | None,
-    overrides: Sequence[str] = (),
 ) -> Ablation:
-    """Bring everything together.
+    """Bring everything together, or what there is of it so far.
 
     Args:
         study: what was compared.
         trials: all of them.
         records: of the trials that came through.
-        failed: why the others did not.
-        costs: of the variations with records; None without any.
-        overrides: of the recipe, for the remarks.
+        failed: why others did not; a trial in neither is still to be done.
+        costs: of the variations with records; None where they are not measured.
     """
     shown = _metrics(study, records)
     base = {title: _seed_scores(study.base, study.seeds, records, *shown[title]) for title in shown}
@@ -126,7 +124,8 @@ def put_together(
         recipe=study.recipe,
         seeds=study.seeds,
         remarks=(
-            *_of_training(study, next(trial for trial in trials if trial.runs), overrides),
+            *_of_progress(trials, len(records) + len(failed)),
+            *_of_training(study, next(trial for trial in trials if trial.runs)),
             *_of_benchmarks(study, records),
             _of_statistics(study.seeds),
             *([_of_costs(costs.where)] if costs is not None else []),
@@ -194,8 +193,17 @@ def _value(scores: Scores, metric: str, group: str) -> float | None:
     return None if score is None else score.value
 
 
-def _of_training(study: Study, base: Trial, overrides: Sequence[str]) -> list[str]:
-    given = f" with {', '.join(f'`{one}`' for one in overrides)}" if overrides else ""
+def _of_progress(trials: Sequence[Trial], num_done: int) -> list[str]:
+    if num_done == len(trials):
+        return []
+    return [
+        f"Not finished: {num_done:,} of {len(trials):,} models are done, a seed after the other."
+    ]
+
+
+def _of_training(study: Study, base: Trial) -> list[str]:
+    given = ", ".join(f"`{one}`" for one in study.overrides)
+    given = f" with {given}" if given else ""
     lines = [f"Recipe `{study.recipe}`{given}; the base is `{study.base.name}`."]
     for run in base.runs:
         stage = run.recipe.run

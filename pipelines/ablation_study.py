@@ -1,8 +1,9 @@
 """What an ablation compares: a recipe with its variations, seeds and benchmarks.
 
-A study is a TOML file with `recipe`, `benchmarks`, `seeds` (each may be left out) and a table
-`[variations]`: a name and a list of overrides each, `table.key=value` as `--set` takes them. The
-first variation is the base that the others are compared with. Knows no torch.
+A study is a TOML file with `recipe`, `set` (overrides for all variations), `stages`, `benchmarks`,
+`seeds` (each may be left out) and a table `[variations]`: a name and a list of overrides each,
+`table.key=value` as `--set` takes them. The first variation is the base that the others are
+compared with. Knows no torch.
 """
 
 import re
@@ -18,7 +19,14 @@ from roikit.errors import UsageError
 STUDIES = Path(roikit.__file__).parent / "studies"
 #: Where runs go that several variations start from, beside the variations' own folders.
 SHARED = "shared"
-_KEYS = ("recipe", "benchmarks", "seeds", "variations")
+#: A study's lists: the field of `Study` that each becomes, and what it holds.
+_LISTS = {
+    "set": ("overrides", str),
+    "stages": ("stages", str),
+    "benchmarks": ("benchmarks", str),
+    "seeds": ("seeds", int),
+}
+_KEYS = ("recipe", *_LISTS, "variations")
 #: A comma ends an override only where another one begins: lists and mixtures hold commas, too.
 _NEXT_OVERRIDE = re.compile(
     r",\s*(?=(?:(?:model|align|stage1|stage2)\.\w+|seed|keep_clean|name)\s*=)"
@@ -45,6 +53,8 @@ class Study:
     name: str
     variations: tuple[Variation, ...]  #: the first one is the base
     recipe: str = "tiny"  #: name or file
+    overrides: tuple[str, ...] = ()  #: of the recipe, for all variations; a variation's own win
+    stages: tuple[str, ...] = ()  #: to train; none: all that the recipe has
     benchmarks: tuple[str, ...] = ("coco-category", "vg-caption")
     seeds: tuple[int, ...] = (1, 2, 3)
 
@@ -59,14 +69,20 @@ def study_names() -> list[str]:
     return sorted(path.stem for path in STUDIES.glob("*.toml"))
 
 
-def load_study(name: str | None, vary: Sequence[str] = (), **changes: Any) -> Study:
-    """Read a study by name or path, and add variations to it.
+def load_study(
+    name: str | None,
+    vary: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    **changes: Any,
+) -> Study:
+    """Read a study by name or path, and add variations and overrides to it.
 
     Args:
         name: a study's name (`encoders`) or a path to a TOML file; None: the recipe as it is is the
             base, and `vary` alone gives the others.
         vary: further variations, `NAME: table.key=value, table.key=value`.
-        **changes: `recipe`, `benchmarks`, `seeds` in place of the study's own.
+        overrides: for all variations, after the study's own: of one key the last counts.
+        **changes: `recipe`, `stages`, `benchmarks`, `seeds` in place of the study's own.
 
     Raises:
         UsageError: no such study, an unknown key or a value of the wrong type, nothing to compare,
@@ -76,6 +92,8 @@ def load_study(name: str | None, vary: Sequence[str] = (), **changes: Any) -> St
     if name is not None:
         known = _read(name)
     known["variations"] += tuple(parse_variation(text) for text in vary)
+    last = {one.partition("=")[0].strip(): one for one in (*known.get("overrides", ()), *overrides)}
+    known["overrides"] = tuple(last.values())
     study = Study(**{**known, **changes})
     _check(study)
     return study
@@ -123,10 +141,10 @@ def _read(name: str) -> dict[str, Any]:
         if not isinstance(told["recipe"], str):
             raise UsageError(f"{path}: recipe: expected text, got `{told['recipe']}`")
         known["recipe"] = told["recipe"]
-    for key, kind in (("benchmarks", str), ("seeds", int)):
+    for key, (field, kind) in _LISTS.items():
         if key in told:
             _check_list(told[key], kind, f"{path}: {key}")
-            known[key] = tuple(told[key])
+            known[field] = tuple(told[key])
     return known
 
 

@@ -49,6 +49,7 @@ def run_stage(
     on_step: "Callable[[StepReport], None] | None" = None,
     on_start: Callable[[int, int], None] | None = None,
     on_held_out: "Callable[[HeldOutReport], None] | None" = None,
+    on_signal: Callable[[int], None] | None = None,
 ) -> "TrainResult":
     """Train one stage on the shards below `shards`; run again, it goes on from its last checkpoint.
 
@@ -67,6 +68,8 @@ def run_stage(
         on_step: called after each step.
         on_start: called once with (steps taken before, steps of the whole run).
         on_held_out: called after each evaluation on the pictures held out.
+        on_signal: called with a SIGINT or SIGTERM that arrives while steps are taken. It ends the
+            run after its step, unless that was the last one or something fails before.
 
     Raises:
         UsageError: the mixture names what is not converted, its benchmarks leave nothing of it,
@@ -116,6 +119,7 @@ def run_stage(
         on_step=on_step,
         on_start=on_start,
         on_held_out=on_held_out,
+        on_signal=on_signal,
     )
 
 

@@ -96,7 +96,7 @@ def describe(error: BaseException) -> tuple[str, str | None, int]:
         return str(error), error.hint, error.exit_code
     if _is_stopped(error):
         signum: int = error.signum  # type: ignore[attr-defined]
-        return str(error), "the same command goes on from the checkpoint just saved", 128 + signum
+        return str(error), "the same command goes on from the last checkpoint", 128 + signum
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         where = f" at `{error.filename}`" if error.filename else ""
         hint = "free some space or choose another `--out`; what is finished is kept, run it again"

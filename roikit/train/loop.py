@@ -272,15 +272,22 @@ class Interrupted(Exception):
 
 
 @contextlib.contextmanager
-def hold_signals() -> Iterator[Callable[[], int | None]]:
+def hold_signals(
+    on_signal: Callable[[int], None] | None = None,
+) -> Iterator[Callable[[], int | None]]:
     """Hold SIGINT and SIGTERM back; the yielded function tells the first that came.
 
     Outside the main thread signals cannot be caught, and it tells none.
+
+    Args:
+        on_signal: called with each that comes, at once.
     """
     caught: list[int] = []
 
     def note(signum: int, frame: FrameType | None) -> None:
         caught.append(signum)
+        if on_signal is not None:
+            on_signal(signum)
 
     previous = {}
     try:

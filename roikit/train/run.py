@@ -77,6 +77,7 @@ def train_stage(
     on_step: Callable[[StepReport], None] | None = None,
     on_start: Callable[[int, int], None] | None = None,
     on_held_out: Callable[[HeldOutReport], None] | None = None,
+    on_signal: Callable[[int], None] | None = None,
 ) -> TrainResult:
     """Train one stage; run again after a stop, it goes on where the last checkpoint stood.
 
@@ -101,6 +102,8 @@ def train_stage(
         on_step: called after each step, in the main process.
         on_start: called once with (steps taken before, steps of the whole run), likewise.
         on_held_out: called after each evaluation on the pictures held out, likewise.
+        on_signal: called with a SIGINT or SIGTERM that arrives while steps are taken. It ends the
+            run after its step, unless that was the last one or something fails before.
 
     Raises:
         UsageError: `out` holds a run of another recipe, start or data, or another process works on
@@ -197,7 +200,7 @@ def train_stage(
             on_step=on_step,
             on_held_out=on_held_out,
         )
-        with watch, hold_signals() as stopped_by, closing(checkpoints), closing(feedings):
+        with watch, hold_signals(on_signal) as stopped_by, closing(checkpoints), closing(feedings):
             try:
                 train_steps(
                     spread_model,

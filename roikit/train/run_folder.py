@@ -71,7 +71,7 @@ def check_folder(
     for key, value in identity.items():
         if key == "resolved":
             _tell_free(out, str(found.get(key)), str(value))
-            if _bound_lines(str(found.get(key))) == _bound_lines(str(value)):
+            if is_same_recipe(str(found.get(key)), str(value)):
                 continue
         if found.get(key) != value:
             raise UsageError(
@@ -80,6 +80,11 @@ def check_folder(
                 "--overwrite",
             )
     return True
+
+
+def is_same_recipe(resolved: str, other: str) -> bool:
+    """Whether two resolved recipes are one run's: what differs may change on its way."""
+    return _bound_lines(resolved) == _bound_lines(other)
 
 
 def make_folder(

@@ -75,9 +75,8 @@ def _start(
         loaded = load_model(start, device="cpu", dtype="fp32")
         if not is_new:
             return loaded.model, loaded.processor
-        if (
-            is_main_process()
-        ):  # a warning: an encoder that was trained may be left behind by mistake
+        # a warning: an encoder that was trained may be left behind by mistake
+        if is_main_process():
             log.warning("%s: the region encoder is new, all else is from %s", recipe.stage, start)
         return _with_new_encoder(loaded, recipe)
     words = texts() if texts is not None and processor is None else ()

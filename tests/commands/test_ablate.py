@@ -60,7 +60,7 @@ def test_a_variation_that_cannot_be_ends_with_3(
     ("arguments", "message"),
     [
         (["encoders", "--seeds", "1,two"], "--seeds: expected whole numbers"),
-        (["encoders", "--stages", "stage3"], "--stages: expected some of align, stage1, stage2"),
+        (["encoders", "--stages", "stage3"], "stages: expected some of align, stage1, stage2"),
         (["no-such-study"], "no study of that name"),
         (["encoders", "--set", "model.region_gird=1"], "model.region_gird"),
     ],

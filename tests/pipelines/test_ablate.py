@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +23,11 @@ from pipelines.demo import Watcher
 from pipelines.miniature import make_miniature
 from pipelines.run import convert
 from roikit.config import load_recipe
-from roikit.errors import UsageError
+from roikit.errors import RoikitError, UsageError
 from roikit.runs import weights_sha256
+from roikit.train.checkpoint import Checkpoints
 from roikit.train.claim import claimed
+from roikit.train.loop import Interrupted, train_steps
 
 RECIPE = """
 keep_clean = ["coco@val"]
@@ -80,9 +84,10 @@ def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def study(home: Path) -> Callable[..., Study]:
-    def make(*variations: Variation, seeds: tuple[int, ...] = (1, 2)) -> Study:
+    def make(*variations: Variation, seeds: tuple[int, ...] = (1, 2), **changes: Any) -> Study:
         return Study(
             name="test",
+            **changes,
             recipe=str(home / "mini.toml"),
             benchmarks=("coco-category",),
             seeds=seeds,
@@ -178,9 +183,9 @@ def test_a_base_that_cannot_be_ends_it_at_once(
 def test_a_dry_run_counts_steps_and_writes_nothing(
     study: Callable[..., Study], settings: Settings
 ) -> None:
-    compared = study(BASE, ONE_TOKEN, SMALL, REFUSED)
-    by_epochs = replace(settings, overrides=("stage1.steps=0", "stage1.epochs=2"))
-    plan: Plan = plan_ablation(compared, by_epochs)
+    by_epochs = ("stage1.steps=0", "stage1.epochs=2")
+    compared = study(BASE, ONE_TOKEN, SMALL, REFUSED, overrides=by_epochs)
+    plan: Plan = plan_ablation(compared, settings)
     assert not settings.out.exists()
     assert [one.stage for one in plan.runs].count("align") == 4
     align = plan.runs[0]
@@ -195,6 +200,76 @@ def test_two_ablations_on_one_folder_are_refused(
 ) -> None:
     with claimed(settings.out), pytest.raises(UsageError, match="works on this run"):
         run_ablation(study(BASE, ONE_TOKEN), settings)
+
+
+def test_a_signal_ends_everything_though_the_stage_cannot_be_saved(
+    study: Callable[..., Study], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RoikitError("the disk is full")
+
+    class Stops(Told):
+        def step(self, report: Any) -> None:
+            super().step(report)
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Checkpoints, "save", fail)
+    heard = Stops()
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted) as ended:
+        run_ablation(study(BASE, ONE_TOKEN), settings, watcher=heard)
+    assert ended.value.signum == signal.SIGTERM
+    assert len(heard.phases) == 1
+    assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_a_signal_at_the_last_moment_lets_the_stage_end_and_nothing_begin(
+    study: Callable[..., Study], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(*args: Any, **how: Any) -> None:  # signals are held back still, and nobody looks
+        train_steps(*args, **how)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("roikit.train.run.train_steps", late)
+    heard = Told()
+    compared = study(BASE, ONE_TOKEN)
+    with pytest.raises(Interrupted):
+        run_ablation(compared, settings, watcher=heard)
+    assert (heard.steps, len(heard.phases)) == (2, 1)
+    monkeypatch.undo()
+    done = [one for one in plan_ablation(compared, settings).runs if one.is_done]
+    assert [one.stage for one in done] == ["align"]
+
+
+def test_the_table_grows_with_each_model(
+    study: Callable[..., Study], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[Ablation] = []
+    monkeypatch.setattr("pipelines.ablate.write_tables", lambda found, _: written.append(found))
+    compared = study(BASE, LOST, ONE_TOKEN, seeds=(1,))
+    found = run_ablation(compared, settings)
+    first, last = written  # a model that failed makes no table of its own
+    assert first.remarks[0].startswith("Not finished: 1 of 3 models")
+    assert [bool(one.metrics) for one in first.variations] == [True, False, False]
+    assert last == found and not any("Not finished" in remark for remark in found.remarks)
+    written.clear()
+    run_ablation(compared, settings)
+    assert written == [found]  # nothing new: a finished table is never taken back
+
+
+def test_what_was_done_in_another_folder_is_done_where_it_is_copied_to(
+    study: Callable[..., Study], settings: Settings, tmp_path: Path
+) -> None:
+    elsewhere = replace(settings, out=tmp_path / "elsewhere")
+    run_ablation(study(BASE, ONE_TOKEN, seeds=(2,)), elsewhere)
+    settings.out.mkdir()
+    for folder in ("base", "one-token", "shared"):
+        shutil.move(elsewhere.out / folder, settings.out / folder)
+    # a key that may change on a run's way makes no other run of it
+    again = study(BASE, ONE_TOKEN, seeds=(2,), overrides=("stage1.save_every=7",))
+    found = run_ablation(again, settings, watcher=(heard := Told()))
+    assert not found.has_failed
+    assert (heard.steps, heard.phases) == (0, ["costs of the region encoders"])
 
 
 def test_other_items_are_asked_anew_and_nothing_else(
@@ -249,7 +324,7 @@ def test_a_stage_without_a_learning_encoder_is_shared_by_what_is_alike(
     assert len(distinct_runs(trials)) == 3 + 4
     assert all(run.recipe.seed == run.recipe.model.seed == 5 for run in aligns)
     # the last stage is what is evaluated: never another variation's
-    (only,) = plan_trials(study(BASE, seeds=(5,)), home / "x", stages=("align",))
+    (only,) = plan_trials(study(BASE, seeds=(5,), stages=("align",)), home / "x")
     assert not only.runs[0].is_shared
     moved = plan_trials(study(BASE, seeds=(5,)), home / "elsewhere")
     assert moved[0].runs[0].out.name == aligns[0].out.name
@@ -336,8 +411,27 @@ def test_a_variation_without_name_or_change_is_refused(text: str) -> None:
 def test_studies_of_the_package_are_recipes_that_can_be(name: str, tmp_path: Path) -> None:
     trials = plan_trials(load_study(name, seeds=(1,)), tmp_path)
     assert [trial.refused for trial in trials] == [None] * len(trials)
-    aligns = {trial.runs[0].out for trial in trials}
-    assert len(aligns) == 2  # the other input size has its own
+    firsts = {trial.runs[0].out: trial.runs[0] for trial in trials}
+    if name == "encoders":  # nothing is shared: everybody's encoder learns from the first step
+        assert len(firsts) == len(trials)
+    else:  # the other input size has its own
+        assert len(firsts) == 2 and all(run.is_shared for run in firsts.values())
+
+
+def test_a_study_names_overrides_and_stages_and_what_is_asked_for_wins(tmp_path: Path) -> None:
+    file = tmp_path / "study.toml"
+    file.write_text(
+        "stages = ['align']\nset = ['align.steps=9', 'align.lr=0.5', 'model.region_grid=1']\n"
+        "[variations]\na = []\nb = ['model.region_grid=4']\n",
+        encoding="utf-8",
+    )
+    (a,), (b,) = (one.runs for one in plan_trials(load_study(str(file), seeds=(1,)), tmp_path))
+    assert (a.recipe.run.steps, a.recipe.run.lr) == (9, 0.5)
+    assert (a.recipe.model.region_grid, b.recipe.model.region_grid) == (1, 4)
+    asked = load_study(str(file), (), ["align.steps=7"], seeds=(1,), stages=("align", "stage1"))
+    assert asked.overrides == ("align.steps=7", "align.lr=0.5", "model.region_grid=1")
+    first, second = plan_trials(asked, tmp_path)[0].runs
+    assert (first.recipe.run.steps, first.recipe.run.lr, second.recipe.stage) == (7, 0.5, "stage1")
 
 
 @pytest.mark.parametrize(
@@ -349,6 +443,8 @@ def test_studies_of_the_package_are_recipes_that_can_be(name: str, tmp_path: Pat
         ("[variations]\na = []\nb = 'x'\n", "variations.b: expected a list"),
         ("seeds = ['1']\n[variations]\na = []\nb = []\n", "seeds: expected a list of whole"),
         ("seeds = [1, 1]\n[variations]\na = []\nb = []\n", "each once"),
+        ("set = 'a=1'\n[variations]\na = []\nb = []\n", "set: expected a list of texts"),
+        ("stages = [1]\n[variations]\na = []\nb = []\n", "stages: expected a list of texts"),
         ("what = 1\n[variations]\na = []\nb = []\n", "`what`: expected one of"),
         ("recipe = 1\n[variations]\na = []\nb = []\n", "recipe: expected text"),
         ("recipe = ", "study.toml"),
