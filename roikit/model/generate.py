@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from roikit.errors import UsageError
 from roikit.mentions import plain
+from roikit.model.configuration import RoikitConfig
 from roikit.model.device import choose_device, choose_dtype
 from roikit.model.modeling import RoikitForConditionalGeneration
 from roikit.model.processing import RoikitProcessor, pad
