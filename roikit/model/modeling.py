@@ -20,6 +20,7 @@ from roikit.model.configuration import RoikitConfig
 from roikit.model.encoders import build_encoder
 from roikit.model.projector import Projector
 from roikit.model.regions import Regions
+from roikit.model.repeated import repeat_inputs
 from roikit.model.tiling import encode_regions, tile_inputs
 from roikit.model.vision import build_tower
 
@@ -274,6 +275,16 @@ class RoikitForConditionalGeneration(PreTrainedModel, GenerationMixin):
             hidden_states=output.hidden_states,
             attentions=output.attentions,
         )
+
+    def _expand_inputs_for_generation(
+        self, expand_size: int = 1, **kwargs: Any
+    ) -> tuple[Tensor | None, dict[str, Any]]:
+        """Repeat prompts for beams or several answers: a picture's regions go with it."""
+        seen = {name: kwargs.pop(name) for name in _FIRST_STEP_ONLY if kwargs.get(name) is not None}
+        input_ids, expanded = super()._expand_inputs_for_generation(
+            expand_size=expand_size, **kwargs
+        )
+        return input_ids, expanded | (repeat_inputs(seen, expand_size) if seen else {})
 
     def prepare_inputs_for_generation(
         self, *args: Any, is_first_iteration: bool = False, **kwargs: Any
