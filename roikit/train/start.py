@@ -144,7 +144,11 @@ def _with_new_encoder(
     levels = recipe.model.levels or range(len(model.vision_tower.channels))
     channels = tuple(model.vision_tower.channels[level] for level in levels)
     torch.manual_seed(recipe.model.seed)
-    model.region_encoder = build_encoder(model.config, channels)
+    encoder = build_encoder(model.config, channels)
+    reset = getattr(encoder, "reset_parameters", None)
+    if reset is not None:  # as in a new model; `text` has no weights
+        reset()
+    model.region_encoder = encoder
     fresh = make_processor(
         processor.tokenizer,
         recipe.model,

@@ -385,6 +385,20 @@ def test_a_stage_that_trains_the_region_encoder_may_begin_with_a_new_one(
             assert torch.equal(value, before[name]), name
 
 
+def test_a_new_encoder_starts_as_the_reference_starts_it(aligned: Path, tmp_path: Path) -> None:
+    recipe = make_recipe(stage="stage1", train=("region_encoder",), steps=1)
+    recipe = replace(
+        recipe,
+        model=replace(TINY, region_encoder="gpt4roi", region_width=16),
+        run=replace(recipe.run, lr=0.0, weight_decay=0.0),  # as it starts, it ends
+    )
+    run(tmp_path / "new", recipe, start=aligned)
+    encoder = load_model(tmp_path / "new", device="cpu").model.region_encoder
+    for conv in (*encoder.mlvl_fuse.input_conv, *encoder.roi_align.pconvs):
+        assert conv.weight.std().item() == pytest.approx(0.01, rel=0.15)
+        assert not conv.bias.any()
+
+
 def test_a_learned_tokenizer_survives_what_is_converted_meanwhile(
     aligned: Path, tmp_path: Path
 ) -> None:
