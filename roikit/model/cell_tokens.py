@@ -31,8 +31,10 @@ class CellTokens(nn.Module):
     ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(in_channels)
-        self.fc_in = nn.Linear(in_channels, width)
-        self.fc_out = nn.Linear(width, width)
+        # no wider than the features: a correction as large as the projector's doubles the cost
+        hidden = min(in_channels, width)
+        self.fc_in = nn.Linear(in_channels, hidden)
+        self.fc_out = nn.Linear(hidden, width)
         self.cell_embedding = nn.Parameter(torch.zeros(num_cells, width))
         self.box_embedding = BoxEmbedding(width) if box_embedding else None
         self.reset_parameters()

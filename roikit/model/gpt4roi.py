@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from roikit.model.pyramid import PyramidFusion
 from roikit.model.regions import Regions, hang_on
 from roikit.model.roi_align import pool_regions
+from roikit.model.winograd import Convolution
 
 LEVELS = 4  #: of the reference
 _STD = 0.01  # of new convolutions, as the reference starts them
@@ -136,8 +137,8 @@ class RegionHead(nn.Module):
         for level, conv in zip(levels, self.pconvs, strict=True):
             cells_RKC = pool_regions([level], regions, self.roi_size)
             cells_RCKK = cells_RKC.transpose(1, 2).unflatten(2, (self.roi_size, self.roi_size))
-            # channels-last, oneDNN's convolution takes a sixth longer
-            summed = conv(cells_RCKK if cells_RCKK.is_cuda else cells_RCKK.contiguous())
+            assert isinstance(conv, nn.Conv2d)
+            summed = Convolution(conv.weight, conv.bias)(cells_RCKK)
             total = summed if total is None else total.add_(summed)
         assert total is not None
         vector_RC = self.flatten_linear(F.relu(total, inplace=True).flatten(1))

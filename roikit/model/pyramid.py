@@ -24,6 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from roikit.model.winograd import Convolution
+
 ROUNDS = 5
 
 
@@ -102,9 +104,12 @@ class FusionRound(nn.Module):
         Args:
             levels: (B, C, H_i, W_i) each, or small maps that stand for such.
         """
-        return [self._mixed(levels, i) for i in range(len(levels))]
+        convolve = Convolution(self.conv.weight)
+        return [self._mixed(levels, i, convolve) for i in range(len(levels))]
 
-    def _mixed(self, levels: Sequence[Tensor] | Sequence[_Small], i: int) -> Tensor:
+    def _mixed(
+        self, levels: Sequence[Tensor] | Sequence[_Small], i: int, convolve: Convolution
+    ) -> Tensor:
         width = self.conv.in_channels
         quarter = width // 4
         after, before = min(i + 1, len(levels) - 1), max(i - 1, 0)
@@ -129,7 +134,7 @@ class FusionRound(nn.Module):
                 other = levels[j]
                 assert isinstance(other, Tensor)
                 joined.append(_resized(other[:, first:end], own.shape[2], own.shape[3]))
-            summed = self.conv(torch.cat(joined, dim=1))
+            summed = convolve(torch.cat(joined, dim=1))
             type_ = torch.promote_types(own.dtype, self.conv.weight.dtype)
         normed: Tensor = F.relu(self.gn(summed.to(type_)), inplace=True)
         return normed
