@@ -6,7 +6,8 @@ STAMP := $(VENV)/.roikit-installed
 # The first interpreter that is new enough; `make PYTHON=/path/to/python3 install` chooses another.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
-PYTEST_ARGS ?=
+# one process a core, a file of tests each; `make test PYTEST_ARGS=-x` runs them one after the other
+PYTEST_ARGS ?= --numprocesses auto --maxprocesses 8 --dist loadfile
 DEMO_ARGS ?=
 
 .PHONY: help install demo test check fmt wheel clean
@@ -33,7 +34,7 @@ demo: $(STAMP)  ## Drawn scenes: convert, train, evaluate, chat
 	$(BIN)/roikit demo $(DEMO_ARGS)
 
 test: $(STAMP)  ## The tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: $(STAMP)  ## Format, lint, types, import directions
 	$(BIN)/ruff format --check .
