@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from roikit.errors import RoikitError
+from roikit.errors import RoikitError, few
 
 #: Puts together what each process has, in order of rank; called by all of them at once.
 Gather = Callable[[Any], list[Any]]
@@ -93,9 +93,7 @@ def check_finite(
 
 def named(keys: Iterable[str]) -> str:
     """Return the first few of some keys as text, and how many there are beside them."""
-    unique = list(dict.fromkeys(keys))
-    rest = len(unique) - _NAMED
-    return ", ".join(unique[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+    return few(list(dict.fromkeys(keys)), shown=_NAMED)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
