@@ -47,7 +47,9 @@ class VitTower(nn.Module):
         super().__init__()
         from transformers import AutoConfig, AutoModel
 
-        self.model = AutoModel.from_config(AutoConfig.for_model(**config))
+        # its numbers are the whole model's, not those that its own file was once saved in
+        own = {k: v for k, v in config.items() if k not in ("dtype", "torch_dtype")}
+        self.model = AutoModel.from_config(AutoConfig.for_model(**own))
         self.layers = tuple(layers)
         self.interpolate = interpolate
         self.patch_size: int = config["patch_size"]

@@ -412,6 +412,16 @@ def test_a_fresh_process_loads_it_by_the_auto_classes_and_generates_the_same(
     assert json.loads(done.stdout) == here[0, inputs["input_ids"].shape[1] :].tolist()
 
 
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_it_answers_in_half_precision_whatever_the_towers_file_was_saved_in(
+    imported: Path, dtype: str
+) -> None:
+    loaded = load_model(imported, device="cpu", dtype=dtype)
+    assert loaded.model.config.vision["config"]["dtype"] == "float32"
+    assert len({weight.dtype for weight in loaded.model.parameters()}) == 1
+    assert len(generate(loaded, [prompt()], max_new_tokens=2)) == 1
+
+
 def test_no_tensor_is_held_once_it_is_written(
     release: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
